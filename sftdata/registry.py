@@ -1,0 +1,193 @@
+"""The steps that a recipe can name: ingestors, cleaners and formatters, each one function.
+
+A step's keyword-only parameters are its options, checked from the signature; the first line of its docstring is its help.
+Steps come from the modules of `sftdata.ingestors`, `sftdata.cleaners` and `sftdata.formatters`, from the entry point group
+`sftdata.steps`, and, where the user allows code, from `package.module:function` in the recipe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, overload
+
+from sftdata.errors import RecipeError, suggest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS = {"ingestor": "sftdata.ingestors", "cleaner": "sftdata.cleaners", "formatter": "sftdata.formatters"}
+"""Kind of step → the package that holds the built-in ones."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered step."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    batched: bool = False
+    suffixes: tuple[str, ...] = ()
+    """Ingestors: the endings of the files that a folder yields (before .gz, .zst, .xz)."""
+    libraries: tuple[str, ...] = ()
+    """Distributions whose version changes the step's output; part of its fingerprint."""
+    assets: Callable[..., tuple[str, ...]] | None = None
+    """From the options to the paths of files that the step reads (rule packs): part of its fingerprint."""
+
+    @property
+    def module(self) -> str:
+        """The module that defines the step; its code is part of the fingerprint."""
+        return self.function.__module__
+
+    @property
+    def help(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+
+_steps: dict[tuple[str, str], Step] = {}
+
+
+def _register(step: Step) -> None:
+    key = (step.kind, step.name)
+    known = _steps.get(key)
+    if known is not None and known.function.__qualname__ + known.module != step.function.__qualname__ + step.module:
+        raise RecipeError(f"{step.kind} {step.name!r} is defined twice: in {known.module} and in {step.module}")
+    _steps[key] = step
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return function.__name__.rstrip("_")
+
+
+def ingestor(*, suffixes: tuple[str, ...], libraries: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Register `f(file: InputFile, *, options) -> Iterator[Record | Bad]` as the ingestor of its name.
+
+    `suffixes`: endings of the files that a folder yields, lower case, with the dot.
+    """
+
+    def decorate(function: F) -> F:
+        _register(Step("ingestor", _name_of(function), function, suffixes=suffixes, libraries=libraries))
+        return function
+
+    return decorate
+
+
+@overload
+def cleaner(function: F) -> F: ...
+@overload
+def cleaner(
+    *,
+    batched: bool = ...,
+    libraries: tuple[str, ...] = ...,
+    assets: Callable[..., tuple[str, ...]] | None = ...,
+) -> Callable[[F], F]: ...
+def cleaner(
+    function: F | None = None,
+    *,
+    batched: bool = False,
+    libraries: tuple[str, ...] = (),
+    assets: Callable[..., tuple[str, ...]] | None = None,
+) -> F | Callable[[F], F]:
+    """Register a cleaner: `f(text: str, *, options) -> str | None | Drop | Edit | Mark`.
+
+    With `batched=True` the function takes a table of `schemas.SPANS` and returns a list of such answers, one a span.
+    The returned text replaces the span; `None` and `Drop` drop the whole sample.
+    """
+
+    def decorate(step: F) -> F:
+        _register(Step("cleaner", _name_of(step), step, batched=batched, libraries=libraries, assets=assets))
+        return step
+
+    return decorate if function is None else decorate(function)
+
+
+def formatter(function: F) -> F:
+    """Register `f(record: dict, *, options) -> Example` as the formatter of its name.
+
+    Every span of the example names the path of its text in the record, so that cleaners can write it back.
+    """
+    _register(Step("formatter", _name_of(function), function))
+    return function
+
+
+@cache
+def _load_built_in() -> None:
+    """Import every module that may define a step: once a process."""
+    for package_name in KINDS.values():
+        package = importlib.import_module(package_name)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package_name}.{module.name}")
+    for entry in entry_points(group="sftdata.steps"):
+        entry.load()
+
+
+def known_steps(kind: str) -> dict[str, Step]:
+    """Return the steps of a kind by name."""
+    _load_built_in()
+    return {name: step for (step_kind, name), step in sorted(_steps.items()) if step_kind == kind}
+
+
+def find_step(kind: str, name: str, *, allow_code: bool = False) -> Step:
+    """Return the step `name`; `module:function` names one outside the project.
+
+    Raises RecipeError with the nearest known name, or for outside code that was not allowed.
+    """
+    if ":" in name:
+        return _outside_step(kind, name, allow_code)
+    steps = known_steps(kind)
+    if name not in steps:
+        raise RecipeError(f"unknown {kind} {name!r}{suggest(name, steps)}")
+    return steps[name]
+
+
+def _outside_step(kind: str, name: str, allow_code: bool) -> Step:
+    if not allow_code:
+        raise RecipeError(f"{kind} {name!r} runs code from outside sftdata; pass --allow-code if you trust it")
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{kind} {name!r} cannot be imported: {error}") from error
+    registered = _steps.get((kind, _name_of(function)))
+    if registered is not None and registered.function is function:
+        return registered
+    return Step(kind, name, function)
+
+
+def check_options(step: Step, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, validated and converted by the types of the step's signature.
+
+    Raises RecipeError that names the option, the value and what is wrong with it.
+    """
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    fields = option_fields(step)
+    for option in options:
+        if option not in fields:
+            hint = suggest(option, fields) if fields else "; it has no options"
+            raise RecipeError(f"unknown option {option!r} of {step.kind} {step.name!r}{hint}")
+    model = create_model(f"{step.name}_options", __config__=ConfigDict(extra="forbid", strict=False), **fields)
+    try:
+        checked = model(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise RecipeError(f"option {where!r} of {step.kind} {step.name!r}: {first['msg'].lower()}{given}") from error
+    return {name: getattr(checked, name) for name in options}
+
+
+def option_fields(step: Step) -> dict[str, Any]:
+    """Return (type, default) of every option by name, as `pydantic.create_model` takes them."""
+    signature = inspect.signature(step.function, eval_str=True)
+    return {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }

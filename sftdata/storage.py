@@ -1,0 +1,264 @@
+"""The one seam through which everything that sftdata writes goes.
+
+A file is written under a temporary name, flushed to the disk, renamed, and its folder flushed; a folder is published whole by a
+rename. Every operation passes a failpoint, so that a test can kill the process or fail the operation at any one of them:
+`SFTDATA_FAILPOINT=op:n:action` acts at the n-th operation (from 1) whose name is `op` (`any` counts all), with action `kill`,
+`enospc`, `eio` or `short`. `SFTDATA_FAILPOINT_LOG=file` appends one line an operation, which tells a test how many there are.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from sftdata.errors import LockedError, StorageError
+
+CHUNK = 1 << 20
+
+
+class _Failpoint:
+    """Counts operations and acts at the chosen one; with no variable set it is a no-op."""
+
+    def __init__(self) -> None:
+        wanted = os.environ.get("SFTDATA_FAILPOINT", "")
+        self.log = os.environ.get("SFTDATA_FAILPOINT_LOG", "")
+        self.active = bool(wanted)
+        self.count = 0
+        if wanted:
+            self.operation, number, self.action = wanted.split(":")
+            self.number = int(number)
+
+    def reached(self, operation: str, path: Path) -> str:
+        """Return the action to take at this operation, or an empty string."""
+        if self.log:
+            with open(self.log, "a", encoding="utf-8") as log:
+                log.write(f"{operation} {path.name}\n")
+        if not self.active or self.operation not in (operation, "any"):
+            return ""
+        self.count += 1
+        return self.action if self.count == self.number else ""
+
+
+@cache
+def _failpoint() -> _Failpoint:
+    return _Failpoint()
+
+
+def _reach(operation: str, path: Path) -> bool:
+    """Pass a failpoint. Returns True where the caller shall write only half of its bytes and then fail."""
+    action = _failpoint().reached(operation, path)
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    if action == "eio":
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    return action == "short"
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        cure = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}{cure}") from error
+
+
+class HashingFile(io.RawIOBase):
+    """A file being written: counts its bytes and hashes them with xxh3-128 on the way."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        with _storage_errors(path):
+            _reach("create", path)
+            self._file = open(path, "wb", buffering=0)
+        self._path = path
+        self._hash = xxhash.xxh3_128()
+        self.num_bytes = 0
+
+    def writable(self) -> bool:
+        """Return True: the file is only ever written."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        view = memoryview(data).cast("B")
+        with _storage_errors(self._path):
+            if _reach("write", self._path):
+                self._file.write(view[: len(view) // 2])
+                raise OSError(errno.EIO, "short write", str(self._path))
+            written = 0
+            while written < len(view):
+                written += self._file.write(view[written:]) or 0
+        self._hash.update(view)
+        self.num_bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Return the number of bytes written so far."""
+        return self.num_bytes
+
+    def hexdigest(self) -> str:
+        """Return the xxh3-128 of what was written, as 32 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    def sync(self) -> None:
+        """Flush the file to the disk."""
+        with _storage_errors(self._path):
+            _reach("fsync", self._path)
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the hidden sibling name under which `path` is written before it is renamed."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
+@contextmanager
+def create(path: Path, *, durable: bool = True) -> Iterator[HashingFile]:
+    """Write a file that appears under its name only when it is complete.
+
+    `durable=False` leaves out the flushes: for cache entries, which check themselves when they are read.
+    Raises StorageError; the temporary file is removed when the body raises.
+    """
+    temporary = temporary_name(path)
+    file = HashingFile(temporary)
+    try:
+        yield file
+        if durable:
+            file.sync()
+        file.close()
+        rename(temporary, path, durable=durable)
+    except BaseException:
+        file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> str:
+    """Write a whole file atomically and return its xxh3-128."""
+    with create(path, durable=durable) as file:
+        file.write(data)
+    return file.hexdigest()
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> str:
+    """Write indented JSON with a final newline, atomically, and return the file's xxh3-128."""
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    return write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk."""
+    with _storage_errors(folder):
+        _reach("fsync_folder", folder)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def rename(source: Path, target: Path, *, durable: bool = True) -> None:
+    """Rename a file or folder over `target` and flush the folder that holds it."""
+    with _storage_errors(target):
+        _reach("rename", target)
+        os.rename(source, target)
+    if durable:
+        sync_folder(target.parent)
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents."""
+    with _storage_errors(path):
+        _reach("mkdir", path)
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it; one that is not there is fine."""
+    with _storage_errors(path):
+        _reach("remove", path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3-128 of a file's bytes as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with _storage_errors(path), open(path, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the sibling `.NAME.lock` of a folder while its build runs.
+
+    Raises LockedError with the holder's process when another build holds it. The kernel drops the lock with the process, so
+    that a killed build leaves none behind.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    make_folder(path.parent)
+    with _storage_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "another process"
+            raise LockedError(f"{folder}: {holder} is building this folder; wait for it or use another --out") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def old_name(folder: Path) -> Path:
+    """Return the hidden sibling that holds the old folder for the moment between the two renames of a swap."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def publish(temporary: Path, folder: Path) -> None:
+    """Put a complete folder in the place of `folder`: old aside, new in, old removed. Run under `lock`."""
+    sync_folder(temporary)
+    aside = old_name(folder)
+    if folder.exists():
+        rename(folder, aside)
+    rename(temporary, folder)
+    remove_tree(aside)
+
+
+def recover(folder: Path) -> None:
+    """Mend what a publish that was killed left behind: the old folder comes back if the new one never came. Run under `lock`."""
+    aside = old_name(folder)
+    if not aside.exists():
+        return
+    if folder.exists():
+        remove_tree(aside)
+    else:
+        rename(aside, folder)
