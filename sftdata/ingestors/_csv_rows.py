@@ -1,0 +1,256 @@
+"""The border scan of CSV: cuts text into rows, proves their number of fields, finds those that nobody should guess at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+MAX_FIELD_CHARS = 8 << 20
+"""Characters of a quoted field from which its quote counts as never closed …"""
+MAX_FIELD_LINES = 1000
+"""… and lines that such a field may span."""
+MAX_ROW_CHARS = 64 << 20
+"""Characters of one row."""
+
+DELIMITERS = (",", ";", "\t", "|")
+
+
+class Row(NamedTuple):
+    """One row of a file: its text with the line end, its number of fields, and the number of its first line, from 1."""
+
+    text: str
+    num_fields: int
+    line: int
+
+
+class Run(NamedTuple):
+    """Consecutive rows that all have the number of fields asked for: their text, and the number of the first line, from 1."""
+
+    text: str
+    num_rows: int
+    line: int
+
+
+class BrokenRow(NamedTuple):
+    """A row that cannot be read: the reason's code, what is wrong, its text, and the number of its first line, from 1."""
+
+    reason: str
+    message: str
+    text: str
+    line: int
+
+
+class _Grammar(NamedTuple):
+    row: re.Pattern[str]
+    """A whole row with its line end; group 1 holds a row without any quote."""
+    field: re.Pattern[str]
+    quoted: re.Pattern[str]
+    """The quoted fields: a quote in the middle of a field is an ordinary character."""
+
+
+_LINE_END = r"(?:\r\n|\r|\n)"
+_QUOTED = '"[^"]*+(?:""[^"]*+)*+"'
+
+
+def _field(delimiter: str) -> str:
+    return rf'(?:[^"{delimiter}\r\n][^{delimiter}\r\n]*+|{_QUOTED}|)'
+
+
+@cache
+def _grammar(delimiter: str) -> _Grammar:
+    d = re.escape(delimiter)
+    return _Grammar(
+        row=re.compile(rf'(?:([^"\r\n]*+)|{_field(d)}(?:{d}{_field(d)})*+){_LINE_END}'),
+        field=re.compile(_field(d)),
+        quoted=re.compile(rf"(?<![^{d}\r\n]){_QUOTED}"),
+    )
+
+
+@cache
+def _run(delimiter: str, num_fields: int) -> re.Pattern[str]:
+    """Return the pattern of any number of whole rows of `num_fields` fields, none of them an empty line."""
+    d = re.escape(delimiter)
+    return re.compile(rf"(?:(?![\r\n]){_field(d)}(?:{d}{_field(d)}){{{num_fields - 1}}}{_LINE_END})*+")
+
+
+_PHYSICAL_LINE = re.compile(r"[^\r\n]*+(?:\r\n|\r|\n|\Z)")
+
+
+def split_fields(row: str, delimiter: str) -> list[str]:
+    """Return the cells of one row as `RowScan` yields it: quotes taken off, doubled quotes made single."""
+    body = row.rstrip("\r\n") if '"' not in row else row[: _content_end(row, delimiter)]
+    if '"' not in body:
+        return body.split(delimiter)
+    field = _grammar(delimiter).field
+    cells: list[str] = []
+    position = 0
+    while position <= len(body):
+        match = field.match(body, position)
+        text = match[0] if match else ""
+        cells.append(text[1:-1].replace('""', '"') if text.startswith('"') else text)
+        position += len(text) + 1
+    return cells
+
+
+def _content_end(row: str, delimiter: str) -> int:
+    """Return where a row's line end begins: a line break inside its last, quoted field belongs to the field."""
+    return len(row) - (2 if row.endswith("\r\n") else 1 if row.endswith(("\r", "\n")) else 0)
+
+
+class RowScan:
+    """The rows of a text given in pieces. Lines end in CRLF, LF or CR; empty lines are left out.
+
+    After a quote that is never closed, or is followed by text, reading resumes at the line after the one that opened it.
+    """
+
+    def __init__(self, pieces: Iterator[str], delimiter: str) -> None:
+        self._pieces, self._delimiter, self._grammar = pieces, delimiter, _grammar(delimiter)
+        self._text, self._position, self._ended = "", 0, False
+        self._line = 1
+
+    def rows(self) -> Iterator[Row | BrokenRow]:
+        """Yield the rows one by one."""
+        while self._position < len(self._text) or self._more():
+            if (row := self._row()) is not None:
+                yield row
+
+    def runs(self, num_fields: int) -> Iterator[Run | Row | BrokenRow]:
+        """Yield runs of rows of `num_fields` fields, and between them the other rows one by one."""
+        match_run = _run(self._delimiter, num_fields).match
+        while self._position < len(self._text) or self._more():
+            match = match_run(self._text, self._position)
+            text = match[0] if match else ""
+            if text and not self._has_long_field(text):
+                yield self._take_run(text)
+                continue
+            for _ in range(max(1, text.count("\n"))):
+                if (row := self._row()) is not None:
+                    yield row
+
+    def _has_long_field(self, run: str) -> bool:
+        if len(run) <= MAX_FIELD_CHARS and _count_lines(run) <= MAX_FIELD_LINES:
+            return False
+        return any(self._too_long(field) for field in self._grammar.quoted.findall(run))
+
+    def _take_run(self, text: str) -> Run:
+        num_lines = _count_lines(text)
+        num_rows = _count_lines(self._grammar.quoted.sub("", text)) if '"' in text else num_lines
+        self._position += len(text)
+        self._line += num_lines
+        return Run(text, num_rows, self._line - num_lines)
+
+    def _row(self) -> Row | BrokenRow | None:
+        """Return the row at the position; None for an empty line, or where more had to be read first."""
+        match = self._grammar.row.match(self._text, self._position)
+        if match is None:
+            return self._stuck()
+        text = match[0]
+        self._position = match.end()
+        if match[1] is None:
+            return self._quoted_row(text, self._grammar.quoted.sub("", text).count(self._delimiter) + 1)
+        self._line += 1
+        return Row(text, text.count(self._delimiter) + 1, self._line - 1) if match[1] else None
+
+    def _quoted_row(self, text: str, num_fields: int) -> Row | BrokenRow:
+        num_lines = _count_lines(text)
+        if num_lines > MAX_FIELD_LINES or len(text) > MAX_FIELD_CHARS:
+            broken = self._diagnose(self._position - len(text))
+            if broken is not None:
+                return broken
+        self._line += num_lines
+        return Row(text, num_fields, self._line - num_lines)
+
+    def _stuck(self) -> BrokenRow | None:
+        """Read on where the row may only be cut off by the end of the text held; else return why it cannot be read."""
+        broken = self._diagnose(self._position)
+        if broken is None:
+            self._more()
+        return broken
+
+    def _diagnose(self, start: int) -> BrokenRow | None:
+        """Return the row that begins at `start` as broken, having skipped it, or None where more text may mend it."""
+        text, position = self._text, start
+        while True:
+            match = self._grammar.field.match(text, position)
+            end = match.end() if match else position
+            if text[position : position + 1] == '"':
+                if end == position:
+                    if self._is_open(position):
+                        return self._skip(start, position, "csv_quote", "a quote that is never closed")
+                    return None
+                if self._too_long(text[position:end]):
+                    return self._skip(start, position, "csv_quote", "a quoted field of more than 1,000 lines or 8 MiB")
+                if text[end : end + 1] not in ("", self._delimiter, "\r", "\n"):
+                    return self._skip(start, position, "csv_quote", "text after a closing quote")
+            if end - start > MAX_ROW_CHARS:
+                return self._skip(start, end, "too_large", f"a row of more than {MAX_ROW_CHARS:,} characters")
+            if text[end : end + 1] != self._delimiter:
+                return None
+            position = end + 1
+
+    def _is_open(self, quote: int) -> bool:
+        return self._ended or self._too_long(self._text[quote:])
+
+    def _too_long(self, field: str) -> bool:
+        return len(field) > MAX_FIELD_CHARS or field.count("\n") > MAX_FIELD_LINES or field.count("\r") > MAX_FIELD_LINES
+
+    def _skip(self, start: int, place: int, reason: str, message: str) -> BrokenRow:
+        """Go on at the line after the one that `place` stands on; a row past the limit is kept in part."""
+        dropped = ""
+        while (match := _PHYSICAL_LINE.match(self._text, place)) is None or match.end() == len(self._text):
+            if len(self._text) - start > MAX_ROW_CHARS:
+                dropped = dropped or self._text[start : start + MAX_FIELD_CHARS]
+                start = place = len(self._text) - 1
+            if not self._more(keep=start):
+                break
+            place, start = place - start, 0
+        end = match.end() if match else len(self._text)
+        row = dropped + self._text[start:end]
+        broken = BrokenRow(reason, message, row, self._line)
+        self._line += _count_lines(row)
+        self._position = end
+        return broken
+
+    def _more(self, keep: int | None = None) -> bool:
+        """Drop the text before `keep` (the position) and read at least as much again as is held; False at the end.
+
+        Doubling keeps what is scanned twice in proportion. The last line gets a line end where the file has none.
+        """
+        if self._ended:
+            return False
+        held = self._text[self._position if keep is None else keep :]
+        pieces, size = [held], 0
+        for piece in self._pieces:
+            pieces.append(piece)
+            size += len(piece)
+            if size > len(held) and not piece.endswith("\r"):  # a CRLF is not cut
+                break
+        else:
+            self._ended = True
+        self._text = "".join(pieces)
+        if self._ended and self._text and not self._text.endswith(("\r", "\n")):
+            self._text += "\n"
+        self._position = 0
+        return bool(self._text)
+
+
+def _count_lines(text: str) -> int:
+    return text.count("\n") + text.count("\r") - text.count("\r\n")
+
+
+def sniff_delimiter(head: str) -> str:
+    """Return the delimiter that cuts the head of a file into rows of the most even width; a comma where none does.
+
+    Only a delimiter that stands in the first row counts. `head` should end at a line end.
+    """
+    return max(DELIMITERS, key=lambda delimiter: _evenness(head, delimiter))
+
+
+def _evenness(head: str, delimiter: str) -> tuple[float, int]:
+    rows = list(RowScan(iter((head,)), delimiter).rows())
+    widths = [row.num_fields for row in rows if isinstance(row, Row)]
+    if not widths or widths[0] < 2:
+        return 0.0, 0
+    return widths.count(widths[0]) / len(rows), widths[0]

@@ -1,0 +1,118 @@
+"""JSON Lines, and JSON arrays read element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sftdata.ingestors._encoding import original_bytes, stream_encoding, text_encoding, utf8_blocks
+from sftdata.ingestors._json_text import (
+    MAX_BYTES,
+    ArrayBroken,
+    ArrayText,
+    BrokenJson,
+    parse_record,
+    traits,
+)
+from sftdata.records import Bad, Record
+from sftdata.registry import ingestor
+from sftdata.schemas import QUARANTINE_BYTES
+from sftdata.sources import InputFile
+
+
+@ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",))
+def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]:
+    """Read JSON Lines, or a JSON array element by element; a record is an object or a bare list of messages.
+
+    Lines end at a line feed alone (U+2028 inside a string stays); blank lines are no records. A file whose first byte is `[` is
+    an array, unless its first line is a whole list that another line follows, or its only line is one dialogue. A byte order
+    mark wins over `encoding`. A record is bad for its syntax, bytes outside the encoding, duplicate keys, NaN, lone surrogates,
+    nesting past 256, or more than 64 MiB. Where an array's brackets do not match, the rest of the file is one bad record.
+    """
+    codec = stream_encoding(file) or text_encoding(encoding)
+    is_array = _is_array(file, codec)
+    with file.open() as stream:
+        blocks = utf8_blocks(stream, codec)
+        yield from _array_records(blocks, codec) if is_array else _line_records(blocks, codec)
+
+
+def _line_records(blocks: Iterator[bytes], codec: str) -> Iterator[Record | Bad]:
+    number = line = 0
+    for data in _whole_lines(blocks):
+        seen = traits(data)
+        for raw in data.split(b"\n"):
+            line += 1
+            try:
+                fields = parse_record(raw, seen)
+            except BrokenJson as error:
+                if not raw.strip():
+                    continue
+                place = f"line {line}, column {error.column}: {error.message}"
+                yield Bad(str(number), error.reason, place, _quarantined(raw, codec))
+            else:
+                yield Record(str(number), fields)
+            number += 1
+
+
+def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield blocks cut at line feeds, without the last one; of a line past the limit only the part that proves it."""
+    held: list[bytes] = []
+    num_held = 0
+    for block in blocks:
+        complete, feed, rest = block.rpartition(b"\n")
+        if feed:
+            yield b"".join((*held, complete))
+            held, num_held = [], 0
+        if num_held <= MAX_BYTES:
+            held.append(rest)
+            num_held += len(rest)
+    yield b"".join(held)
+
+
+def _array_records(blocks: Iterator[bytes], codec: str) -> Iterator[Record | Bad]:
+    number = 0
+    try:
+        for element in ArrayText(blocks).elements():
+            try:
+                yield Record(str(number), parse_record(element.raw, element.seen))
+            except BrokenJson as error:
+                line = element.line + error.line - 1
+                place = f"line {line}, column {error.column}: {error.message}"
+                yield Bad(str(number), error.reason, place, _quarantined(element.raw, codec))
+            number += 1
+    except ArrayBroken as error:
+        place = f"line {error.line}: {error}; the rest of the file is not read"
+        yield Bad(str(number), error.reason, place, _quarantined(error.raw, codec))
+
+
+def _quarantined(raw: bytes, codec: str) -> bytes:
+    head = raw[:QUARANTINE_BYTES]
+    return head if codec == "utf-8" else original_bytes(head.decode("utf-8", "surrogatepass"), codec)
+
+
+def _is_array(file: InputFile, codec: str) -> bool:
+    """Say whether the file is one JSON array, not JSON Lines of lists."""
+    with file.open() as stream:
+        head = b""
+        for block in utf8_blocks(stream, codec):
+            head = (head + block).lstrip()
+            if not head:
+                continue
+            if not head.startswith(b"["):
+                return False
+            first, _, rest = head.partition(b"\n")
+            if rest.strip():
+                # Inside an array, a line that ends in a bracket is followed by a comma or a closing bracket.
+                return not first.rstrip().endswith(b"]") or rest.lstrip()[:1] in (b",", b"]")
+            if len(first) > MAX_BYTES:
+                return True
+    return head.startswith(b"[") and not _is_dialogue(head)
+
+
+def _is_dialogue(line: bytes) -> bool:
+    """Say whether a list is one dialogue: its first element is a message, a role or speaker with a text."""
+    try:
+        element = next(ArrayText(iter((line,))).elements())
+        first = parse_record(element.raw, element.seen)
+    except (ArrayBroken, BrokenJson, StopIteration):
+        return False
+    return bool(first.keys() & {"role", "from"} and first.keys() & {"content", "value"})
