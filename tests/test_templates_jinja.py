@@ -1,0 +1,186 @@
+"""Foreign Jinja templates: proven masks against oracles written by hand, and refusals."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from foreign_templates import ANSWER_ONLY, CASES, INSTRUCT, MODEL_ROLE, RAW, SYSTEM_LAST, THINKING
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from template_oracle import (
+    as_messages,
+    content_mask,
+    contents,
+    dialogues,
+    expected,
+    expected_content,
+    trained_mask,
+    turn,
+)
+
+from sftdata.errors import TemplateError
+from sftdata.records import InvalidRecord, Span, Turn
+from sftdata.templates import Template, TrainScope, load_template
+
+SCOPE = TrainScope()
+
+
+@cache
+def template(source: str) -> Template:
+    return load_template("tokenizer_default", tokenizer_template=source, bos_token="<s>", eos_token="</s>")
+
+
+solid = contents.filter(lambda text: bool(text.strip()) and text == text.strip())
+
+
+def with_thoughts(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    thought = st.builds("<think>\n{}\n</think>\n\n{}".format, texts, texts)
+    return st.one_of(texts, thought)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_masks_of_texts_without_outer_space_are_all_proven(name: str, data: st.DataObject) -> None:
+    source, oracle, system = CASES[name]
+    turns = data.draw(dialogues(system=system, texts=solid))
+    rendered = template(source).render(turns, SCOPE)
+    assert (rendered.text, trained_mask(rendered)) == expected(oracle(turns))
+    assert content_mask(rendered) == expected_content(oracle(turns))
+    assert len(rendered.turn_ends) == len(turns) and rendered.turn_ends == sorted(rendered.turn_ends)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_masks_of_any_text_are_right_or_refused(name: str, data: st.DataObject) -> None:
+    source, oracle, system = CASES[name]
+    turns = data.draw(dialogues(system=system, texts=with_thoughts(contents)))
+    try:
+        rendered = template(source).render(turns, SCOPE)
+    except InvalidRecord as error:
+        assert error.reason == "mask_unproven"
+        return
+    text, mask = expected(oracle(turns))
+    got = trained_mask(rendered)
+    assert rendered.text == text
+    for character, wanted, found in zip(text, mask, got, strict=True):
+        # what is not sure is not trained: only whitespace at a border may be left out, and nothing be trained that should not
+        assert found == wanted or (wanted == "t" and character.isspace()), (text, mask, got)
+
+
+def test_reasoning_of_earlier_turns_is_taken_away_and_that_of_the_last_trained() -> None:
+    answer = "<think>\nHm, {}.\n</think>\n\nIt is {}."
+    answers = [turn("assistant", answer.format(1, 2)), turn("assistant", answer.format(3, 4))]
+    turns = [turn("user", "a"), answers[0], turn("user", "b"), answers[1]]
+    rendered = template(THINKING).render(turns, SCOPE)
+    trained = [rendered.text[low:high] for low, high in rendered.trained]
+    assert trained == ["It is 2.<|im_end|>", "<think>\nHm, 3.\n</think>\n\nIt is 4.<|im_end|>"]
+    assert "Hm, 1" not in rendered.text
+
+
+def test_an_empty_block_of_reasoning_that_the_template_adds_is_not_trained() -> None:
+    rendered = template(THINKING).render([turn("user", "a"), turn("assistant", "It is 4.")], SCOPE)
+    assert "<think>\n\n</think>\n\nIt is 4." in rendered.text
+    assert [rendered.text[low:high] for low, high in rendered.trained] == ["It is 4.<|im_end|>"]
+
+
+def test_reasoning_that_the_prompt_opens_is_trained_from_there() -> None:
+    turns = [turn("user", "a"), turn("assistant", "<think>Hm.</think>It is 4.")]
+    rendered = template(ANSWER_ONLY).render(turns, SCOPE)
+    assert rendered.text.startswith(template(ANSWER_ONLY).prompt(turns[:1]))
+    assert [rendered.text[low:high] for low, high in rendered.trained] == ["Hm.</think>\nIt is 4.</s>"]
+
+
+def test_trimmed_texts_are_proven_without_their_outer_space() -> None:
+    turns = [turn("user", "\n a "), turn("assistant", " \nIt is 4. \n")]
+    rendered = template(MODEL_ROLE).render(turns, SCOPE)
+    assert [rendered.text[low:high] for low, high in rendered.trained] == ["It is 4.<end_of_turn>"]
+    assert template(MODEL_ROLE).stop_token == "<end_of_turn>"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "message"),
+    [
+        (RAW.replace("{{ m.content }}", "{{ m.content }}{{ m.content }}"), "mask_unproven", "twice"),
+        (RAW.replace("m.content", "m.content | upper"), "mask_unproven", "changes the content of turn 0"),
+        (RAW.replace("m.content", "m.content[:3]"), "mask_unproven", "changes the texts"),
+        (RAW.replace("m.content", "m.content | length"), "mask_unproven", "changes the texts"),
+        (RAW.replace("in messages", "in messages[1:]"), "mask_unproven", r"leaves out content of turn 0 \(user\)"),
+        (RAW.replace("in messages", "in messages | reverse"), "mask_unproven", "moves the content of turn 1"),
+        (RAW.replace("<|im_end|>", ""), "mask_unproven", "no stop token follows the answer in turn 1"),
+        ("{{ raise_exception('no ' + messages[0].role) }}", "template_raised", "no user"),
+        ("{{ messages.x.y }}", "template_raised", "no attribute 'x'"),
+        ("{{ 1 // 0 }}", "template_raised", "zero"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "template_raised", "000 steps"),
+    ],
+)
+def test_a_template_that_does_not_show_the_texts_is_refused(source: str, reason: str, message: str) -> None:
+    turns = [turn("user", "four letters"), turn("assistant", "and more")]
+    assert template(RAW).render(turns, SCOPE).trained
+    with pytest.raises(InvalidRecord, match=message) as caught:
+        template(source).render(turns, SCOPE)
+    assert caught.value.reason == reason
+
+
+def test_more_texts_than_private_characters_are_refused() -> None:
+    everything = "".join(map(chr, [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]))
+    assert template(RAW).render([turn("user", everything[:-4]), turn("assistant", "b")], SCOPE).trained
+    with pytest.raises(InvalidRecord, match="private-use") as caught:
+        template(RAW).render([turn("user", everything[:-3]), turn("assistant", "b")], SCOPE)
+    assert caught.value.reason == "mask_unproven"
+
+
+def test_flags_of_parts_hold_in_foreign_templates() -> None:
+    spans = (Span((), "ab "), Span((), "cd"))
+    parts = Turn("assistant", spans, parts=((False, 1.0), (None, 0.5)))
+    rendered = template(RAW).render([turn("user", "q"), parts], SCOPE)
+    assert [rendered.text[low:high] for low, high in rendered.trained] == ["cd<|im_end|>"]
+    assert [(rendered.text[low:high], weight) for low, high, weight in rendered.weights] == [("cd<|im_end|>", 0.5)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(turns=dialogues())
+def test_renders_equal_those_of_transformers(turns: list[Turn]) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    for source in (RAW, SYSTEM_LAST, THINKING):
+        values: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
+        reference = render_jinja_template([as_messages(turns)], chat_template=source, add_generation_prompt=True, **values)
+        assert template(source).prompt(turns) == reference[0][0]
+
+
+def test_a_file_is_read_and_part_of_the_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text(INSTRUCT, encoding="utf-8")
+    tokens = {"unk_token": "?"}
+    loaded = load_template(str(path), tokenizer_template=None, bos_token="<s>", eos_token="</s>", other_tokens=tokens)
+    assert loaded.source_files == (path,) and loaded.jinja == INSTRUCT
+    assert loaded.render([turn("user", "a"), turn("assistant", "b")], SCOPE).text == "<s>[INST] a [/INST] b</s>"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chatlm", "unknown chat template 'chatlm'; did you mean 'chatml'?"),
+        ("missing.jinja", "missing.jinja: cannot be read"),
+        ("tokenizer_default", "the tokenizer has no chat template"),
+    ],
+)
+def test_a_template_that_is_not_there_is_an_error_with_its_cure(name: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(message)):
+        load_template(name, tokenizer_template=None, bos_token=None, eos_token="</s>")
+
+
+def test_a_file_that_is_no_jinja_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jinja"
+    path.write_text("{{ bos_token }}\n{% for m in messages %}", encoding="utf-8")
+    with pytest.raises(TemplateError, match=r"bad\.jinja:2 not a Jinja template"):
+        load_template(str(path), tokenizer_template=None, bos_token=None, eos_token="</s>")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(TemplateError, match="not UTF-8"):
+        load_template(str(path), tokenizer_template=None, bos_token=None, eos_token="</s>")
