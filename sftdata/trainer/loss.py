@@ -1,0 +1,47 @@
+"""The training loss: nats per trained token, weighted, normalised over a whole update."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from sftdata.schemas import IGNORE_INDEX
+from sftdata.trainer.data import Batch
+
+
+def shifted(labels: torch.Tensor, fill: float) -> torch.Tensor:
+    """Return what each position predicts: column i holds column i + 1 of `labels` (rows, length), the last holds `fill`."""
+    return functional.pad(labels, (0, 1), value=fill)[:, 1:]
+
+
+def loss_mass(batch: Batch) -> torch.Tensor:
+    """Return the sum of the weights of a batch's targets; without weights that is their number. A float64 scalar."""
+    trained = shifted(batch["labels"], IGNORE_INDEX) != IGNORE_INDEX
+    if "loss_weights" not in batch:
+        return trained.sum().double()
+    return (shifted(batch["loss_weights"], 0.0) * trained).sum(dtype=torch.float64)
+
+
+def token_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    loss_weights: torch.Tensor | None = None,
+    num_items_in_batch: torch.Tensor | float | None = None,
+) -> torch.Tensor:
+    """Return Σ weight · cross entropy over the targets, divided by `num_items_in_batch` (left as a sum where that is None).
+
+    logits (rows, length, vocabulary), labels and loss_weights (rows, length), unshifted. Divided by the loss mass of all
+    micro-batches of an update, accumulated gradients equal those of one large batch, whatever the number of trained tokens in
+    each. A batch without targets gives 0.
+    """
+    targets = shifted(labels, IGNORE_INDEX).reshape(-1)
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    if loss_weights is None:
+        total = functional.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    else:
+        losses = functional.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
+        total = (losses * shifted(loss_weights, 0.0).reshape(-1)).sum()
+    if num_items_in_batch is None:
+        return total
+    mass = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=total.device)
+    return torch.where(mass > 0, total / mass.clamp(min=torch.finfo(torch.float32).tiny), total * 0)

@@ -1,0 +1,132 @@
+"""What a run leaves behind: weights, tokenizer, curves, samples, a card, and `train.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sftdata import storage
+from sftdata.errors import DataError
+from sftdata.trainer.result import Sample
+from sftdata.trainer.settings import TrainSettings
+
+TRAIN_RECORD = "train.json"
+LIBRARIES = ("sftdata", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy", "pyarrow")
+
+
+def check_target(out: Path) -> None:
+    """Raise DataError where `out` holds anything but an earlier training run: it would be replaced."""
+    if out.is_dir() and any(out.iterdir()) and not (out / TRAIN_RECORD).is_file():
+        raise DataError(f"{out}: is not empty and holds no trained model of sftdata; choose another --out")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; choose another --out")
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove the temporary folders of runs that were killed. Run under the lock of `out`."""
+    for leftover in out.parent.glob(f".{out.name}.tmp-*"):
+        storage.remove_tree(leftover)
+
+
+def save_weights(model: Any, tokenizer_folder: Path, folder: Path) -> None:
+    """Save a model, or an adapter, as safetensors with its tokenizer."""
+    storage.make_folder(folder)
+    # Training turns the cache off; a saved model without it would generate slowly everywhere.
+    use_cache, model.config.use_cache = model.config.use_cache, True
+    try:
+        if hasattr(model, "peft_config"):
+            # Whether embeddings belong to the adapter was decided when it was made; "auto" would ask the hub.
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+        else:
+            model.save_pretrained(str(folder))
+    finally:
+        model.config.use_cache = use_cache
+    for file in sorted(tokenizer_folder.iterdir()):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def flush(folder: Path) -> None:
+    """Flush every file and folder below `folder`, which libraries wrote, to the disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        else:
+            storage.sync_folder(path)
+
+
+def save_snapshot(model: Any, tokenizer_folder: Path, snapshots: Path, step: int, limit: int) -> Path:
+    """Save the weights after `step` beside the others in `snapshots`, and keep only the newest `limit`."""
+    target = snapshots / f"step-{step:08d}"
+    storage.make_folder(snapshots)
+    temporary = storage.temporary_name(target)
+    storage.remove_tree(temporary)
+    save_weights(model, tokenizer_folder, temporary)
+    flush(temporary)
+    storage.publish(temporary, target)
+    for old in sorted(snapshots.glob("step-*"))[:-limit]:
+        storage.remove_tree(old)
+    return target
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a training run depends on."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_record(folder: Path, settings: TrainSettings, facts: Mapping[str, Any], samples: tuple[Sample, ...]) -> None:
+    """Write `train.json`, `samples.json` and the model card."""
+    record = {"settings": asdict(settings), **facts, "versions": library_versions()}
+    storage.write_json(folder / TRAIN_RECORD, record)
+    storage.write_json(folder / "samples.json", [asdict(sample) for sample in samples])
+    storage.write_bytes(folder / "README.md", model_card(settings, facts, samples).encode("utf-8"))
+
+
+def model_card(settings: TrainSettings, facts: Mapping[str, Any], samples: tuple[Sample, ...]) -> str:
+    """Return the model card: YAML front matter that the hub reads, data, settings, results and samples."""
+    base = settings.base_model
+    front = ["---", f"library_name: {'peft' if settings.adapter else 'transformers'}", "pipeline_tag: text-generation"]
+    front += [f"base_model: {base.removeprefix('hub:')}"] if base and base.startswith("hub:") else []
+    origin = f"a LoRA adapter of `{base}`" if settings.adapter else f"`{base}`, fine-tuned" if base else "trained from scratch"
+    losses, counts = facts["losses"], facts["counts"]
+    rows = [
+        ("training rows", f"{counts['rows']:,} ({counts['tokens']:,} tokens, {counts['trained_tokens']:,} of them trained)"),
+        ("validation rows", f"{counts['validation_rows']:,}"),
+        ("steps", f"{facts['steps']:,} ({facts['epochs']:.2f} epochs)"),
+        ("learning rate", f"{settings.learning_rate:g}, {settings.lr_scheduler}"),
+        ("batch", f"{settings.micro_batch_size} rows × {settings.gradient_accumulation_steps}"),
+        ("precision, attention", f"{facts['precision']}, {facts['attention']}"),
+        ("training loss, first and last", f"{_loss(losses['train_first'])} → {_loss(losses['train_last'])}"),
+        ("validation loss, before and after", f"{_loss(losses['validation_first'])} → {_loss(losses['validation_last'])}"),
+        ("shards", f"`{facts['shards']['xxh3']}`"),
+    ]
+    lines = [*front, "---", "", f"# {facts['name']}", ""]
+    lines += [f"A language model, {origin}, on the shards `{facts['shards']['name']}`."]
+    lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    lines += ["", "Losses are nats per trained token.", "", f"![learning curves]({facts['picture']})", "", "## Samples", ""]
+    for sample in samples:
+        title = "before training" if sample.step == 0 else f"after {sample.step:,} steps"
+        lines += [f"**{title}**", "", *_quoted(sample.prompt), ">", *_quoted(sample.text or "(nothing)"), ""]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> list[str]:
+    """Return the lines of a text as an indented block, in which Markdown has no meaning."""
+    return [f">     {line}" for line in text.splitlines() or [""]]
+
+
+def _loss(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"

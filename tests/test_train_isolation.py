@@ -1,0 +1,115 @@
+"""Packed = unpacked: proven on every backend, and found out when it is broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from train_fixture import Build, counting, counting_rows, silent, tiny_settings, write_build
+
+from sftdata.errors import TrainingError
+from sftdata.shards import Split, open_shards
+from sftdata.trainer import run
+from sftdata.trainer.data import Batch, Collator, OneRowBatches, PackedBatches, Row
+from sftdata.trainer.isolation import documents, ensure_isolation, find_probe, measure
+from sftdata.trainer.model import Precision, load_tokenizer, make_model
+
+FLOAT32 = Precision(bf16=False, fp16=False)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    folder = tmp_path_factory.mktemp("shards") / "build"
+    return open_shards(write_build(folder, Build({"train": counting_rows(4)}))).splits["train"]
+
+
+def model_like(split: Split, sharp: bool) -> Any:
+    """Return a tiny Llama; a sharp one attends strongly, as trained models do."""
+    torch.manual_seed(3)
+    model = make_model(tiny_settings(), load_tokenizer(split.folder.parent / "tokenizer"), 64, FLOAT32)
+    for name, parameter in model.named_parameters():
+        if sharp and ("proj" in name or "lm_head" in name):
+            parameter.data *= 10
+    return model
+
+
+def all_ones(rows: Sequence[Row]) -> Batch:
+    """Collate as most collators do: positions restart, and a mask of ones undoes the isolation."""
+    batch = PackedBatches(0)(rows)
+    return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+
+
+def no_positions(rows: Sequence[Row]) -> Batch:
+    batch = PackedBatches(0)(rows)
+    del batch["position_ids"]
+    return batch
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("collator", [PackedBatches(0), OneRowBatches()])
+@pytest.mark.parametrize("sharp", [True, False])
+def test_packed_row_gives_each_document_its_own_loss(split: Split, backend: str, collator: Collator, sharp: bool) -> None:
+    model, row = model_like(split, sharp), find_probe(split)
+    assert row is not None and len(documents(row)) == 3
+    model.set_attn_implementation(backend)
+    found = measure(model, row, collator, FLOAT32)
+    assert abs(found.packed_loss - found.alone_loss) < 1e-4
+    assert found.leak > 100 * found.moved
+    assert found.holds(torch.float32)
+
+
+@pytest.mark.parametrize("broken", [all_ones, no_positions])
+@pytest.mark.parametrize("sharp", [True, False])
+def test_broken_isolation_is_found_even_on_an_untrained_model(split: Split, broken: Collator, sharp: bool) -> None:
+    model, row = model_like(split, sharp), find_probe(split)
+    assert row is not None
+    found = measure(model, row, broken, FLOAT32)
+    assert not found.holds(torch.float32)
+    if sharp:
+        assert abs(found.packed_loss - found.alone_loss) > 1e-2
+
+
+def test_two_rows_of_unequal_length_are_as_isolated_as_one(split: Split) -> None:
+    model = model_like(split, sharp=True).eval()
+    rows: list[Row] = [{**split.row(index), "row": index} for index in (0, 1)]
+    assert len(rows[0]["input_ids"]) != len(rows[1]["input_ids"])
+    collate = PackedBatches(0)
+    with torch.no_grad():
+        both = model(**{k: v for k, v in collate(rows).items() if k not in ("rows", "labels")}, use_cache=False).logits
+        for place, row in enumerate(rows):
+            batch = {k: v for k, v in collate([row]).items() if k not in ("rows", "labels")}
+            alone = model(**batch, use_cache=False).logits[0]
+            assert torch.allclose(both[place, : len(alone)], alone, atol=1e-4)
+
+
+def test_a_backend_that_leaks_is_passed_over(split: Split) -> None:
+    model = model_like(split, sharp=True)
+    assert ensure_isolation(model, split, [("sdpa", all_ones), ("eager", PackedBatches(0))], FLOAT32) == "eager"
+    assert model.config._attn_implementation == "eager"
+
+
+def test_training_is_refused_where_no_backend_isolates(split: Split) -> None:
+    with pytest.raises(TrainingError, match=r"read each other on this machine.*strategy: padding"):
+        ensure_isolation(model_like(split, sharp=True), split, [("sdpa", all_ones), ("eager", all_ones)], FLOAT32)
+
+
+def test_a_model_without_position_ids_is_refused(split: Split, tmp_path: Path) -> None:
+    bloom = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    with pytest.raises(TrainingError, match="take a model that heeds position_ids"):
+        run(split.folder.parent, tmp_path / "model", tiny_settings(model=bloom), silent)
+    gpt2 = {**bloom, "model_type": "gpt2"}
+    assert run(split.folder.parent, tmp_path / "model", tiny_settings(model=gpt2, max_steps=1), silent).steps == 1
+
+
+def test_probe_is_the_first_row_of_two_documents_however_late(tmp_path: Path) -> None:
+    rows = [[counting(row, 8)] for row in range(1500)] + [[counting(0, 5), counting(1, 6)]]
+    row = find_probe(open_shards(write_build(tmp_path / "build", Build({"train": rows}))).splits["train"])
+    assert row is not None and row["row"] == 1500
+
+
+def test_rows_of_one_document_need_no_probe(tmp_path: Path) -> None:
+    build = Build({"train": [[counting(0, 8)], [counting(1, 9)]]})
+    assert find_probe(open_shards(write_build(tmp_path / "build", build)).splits["train"]) is None

@@ -1,0 +1,94 @@
+"""LoRA: only adapters are trained, they reload with their base, and targets are checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from train_fixture import Build, Document, counting_rows, save_tokenizer, silent, tiny_settings, write_build
+
+from sftdata import storage
+from sftdata.errors import RecipeError, TrainingError
+from sftdata.shards import sealed
+from sftdata.trainer import TrainResult, TrainSettings, generate, run
+from sftdata.trainer.sampling import load_trained
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"train": counting_rows(20), "validation": counting_rows(4, first=5)}
+    return write_build(tmp_path_factory.mktemp("shards") / "build", Build(splits))
+
+
+@pytest.fixture(scope="module")
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return run(shards, tmp_path_factory.mktemp("base") / "base", tiny_settings(max_steps=10), silent)
+
+
+def lora(base: TrainResult, **changes: Any) -> TrainSettings:
+    return tiny_settings(model=None, base_model=str(base.out), adapter="lora", max_steps=10, lora_alpha=32, **changes)
+
+
+@pytest.fixture(scope="module")
+def adapted(base: TrainResult, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return run(shards, tmp_path_factory.mktemp("adapter") / "adapter", lora(base), silent)
+
+
+def tensor_names(folder: Path) -> list[str]:
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        return list(file.keys())
+
+
+def test_lora_trains_and_saves_adapters_only(adapted: TrainResult) -> None:
+    assert adapted.validation_loss is not None and adapted.initial_validation_loss is not None
+    assert adapted.validation_loss < adapted.initial_validation_loss - 0.03
+    names = tensor_names(adapted.out)
+    assert len(names) == 2 * 7 * 2 and all("lora_" in name for name in names)
+    assert not (adapted.out / "model.safetensors").exists()
+    counts = json.loads((adapted.out / "train.json").read_text("utf-8"))["counts"]
+    assert 0 < counts["trained_parameters"] < counts["parameters"] / 2
+
+
+def test_lora_starts_as_its_base(adapted: TrainResult, base: TrainResult) -> None:
+    assert adapted.initial_validation_loss == pytest.approx(base.validation_loss, abs=1e-5)
+
+
+def test_adapter_reloads_with_its_base_and_writes_what_it_wrote(adapted: TrainResult) -> None:
+    model, tokenizer = load_trained(adapted.out)
+    assert type(model).__name__ == "PeftModelForCausalLM" and len(tokenizer) == 44
+    with_adapter = generate(adapted.out, "w3 w4 w5", temperature=0, max_new_tokens=8, chat=False)
+    assert with_adapter == generate(adapted.out, "w3 w4 w5", temperature=0, max_new_tokens=8, chat=False) != ""
+
+
+def test_lora_targets_by_name(base: TrainResult, shards: Path, tmp_path: Path) -> None:
+    result = run(shards, tmp_path / "model", lora(base, lora_target_modules=("q_proj", "down_proj")), silent)
+    found = {name.split(".")[-3] for name in tensor_names(result.out)}
+    assert found == {"q_proj", "down_proj"}
+
+
+def test_lora_target_that_matches_nothing_is_refused_with_the_names(base: TrainResult, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'W_pack' matches no module; this model has .*q_proj"):
+        run(shards, tmp_path / "model", lora(base, lora_target_modules=("q_proj", "W_pack")), silent)
+
+
+def test_lora_on_a_tokenizer_with_new_tokens_trains_the_embeddings(base: TrainResult, tmp_path: Path) -> None:
+    build = write_build(tmp_path / "build", Build({"train": counting_rows(4)}))
+    tokenizer = save_tokenizer(tmp_path / "grown", bos_token="<s>", eos_token="</s>")
+    tokenizer.add_tokens(["new1", "new2"])
+    tokenizer.save_pretrained(str(build / "tokenizer"))
+    manifest = json.loads((build / "manifest.json").read_text("utf-8"))
+    manifest["files"] = [entry for entry in manifest["files"] if not entry["path"].startswith("tokenizer")]
+    storage.write_bytes(build / "manifest.json", sealed(manifest))
+    result = run(build, tmp_path / "model", lora(base), silent)
+    assert any("embed_tokens" in name for name in tensor_names(result.out))
+    model, loaded = load_trained(result.out)
+    assert len(loaded) == 46 and model.get_input_embeddings().weight.shape[0] == 64
+    assert Document((0, 1)).labels == [-100, 1]
+
+
+def test_adapter_as_base_model_is_refused(adapted: TrainResult, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="it is an adapter"):
+        run(shards, tmp_path / "model", tiny_settings(model=None, base_model=str(adapted.out)), silent)
