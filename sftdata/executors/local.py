@@ -1,0 +1,220 @@
+"""The local executor: in this process, or in supervised spawned processes.
+
+A worker that dies or hangs never hangs the build: its task is tried once more, alone, and then named in an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from sftdata import errors, progress
+from sftdata.errors import SftdataError, WorkerError
+from sftdata.work import Task
+
+Body = Callable[[Task], dict[str, Any]]
+
+DEFAULT_TIMEOUT = 600.0
+"""Seconds without a sign of progress after which a worker counts as hung; SFTDATA_WORKER_TIMEOUT sets another."""
+
+
+def available_cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class SerialExecutor:
+    """Runs every task in this process, in order."""
+
+    num_workers = 1
+
+    def map(self, function: Body, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
+        """Yield the result of each task, in the order of the tasks."""
+        for task in tasks:
+            yield function(task)
+
+    def close(self) -> None:
+        """Do nothing: there is no process to end."""
+
+
+class _Worker:
+    """One worker process and the pipe to it.
+
+    A plain `python -c` rather than `multiprocessing.Process`: it does not import the caller's main script again, so that a
+    script without a main guard can build too.
+    """
+
+    def __init__(self) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        serve_call = f"from sftdata.executors.local import serve; serve({theirs.fileno()}, {os.getpid()})"
+        bootstrap = f"import sys; sys.path[:] = {sys.path!r}; {serve_call}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", bootstrap], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        self.job: tuple[int, Task] | None = None
+        self.last_sign = time.monotonic()
+
+    def give(self, function: Body, number: int, task: Task) -> None:
+        """Send a job; a worker that is already dead is noticed when its answer is waited for."""
+        self.job = (number, task)
+        self.last_sign = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send((function, task))
+
+    def end(self) -> None:
+        """Kill the process and take leave of it."""
+        with contextlib.suppress(OSError):
+            self.pipe.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class ProcessExecutor:
+    """Runs tasks in `num_workers` spawned processes and watches over them."""
+
+    def __init__(self, num_workers: int, timeout: float | None = None) -> None:
+        self.num_workers = num_workers
+        self._timeout = timeout or float(os.environ.get("SFTDATA_WORKER_TIMEOUT", DEFAULT_TIMEOUT))
+        self._workers: list[_Worker] = []
+
+    def map(self, function: Body, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
+        """Yield the result of each task, in the order of the tasks.
+
+        Raises what a task raised; WorkerError where a task's worker died or hung twice, the second time alone.
+        """
+        jobs = deque(enumerate(tasks))
+        total = len(jobs)
+        failed: list[tuple[int, Task, str]] = []
+        results: dict[int, dict[str, Any]] = {}
+        for number in range(total):
+            while number not in results:
+                self._fill(function, jobs)
+                if not any(worker.job for worker in self._workers):
+                    first, task, _ = failed.pop(0)
+                    results[first] = self._alone(function, first, task)
+                    continue
+                self._collect(results, failed)
+            yield results.pop(number)
+
+    def _fill(self, function: Body, jobs: deque[tuple[int, Task]]) -> None:
+        while len(self._workers) < min(self.num_workers, len(jobs) + sum(worker.job is not None for worker in self._workers)):
+            self._workers.append(_Worker())
+        for worker in self._workers:
+            if worker.job is None and jobs:
+                worker.give(function, *jobs.popleft())
+
+    def _collect(self, results: dict[int, dict[str, Any]], failed: list[tuple[int, Task, str]]) -> None:
+        """Wait for a sign of any worker; take results, and note the jobs of dead and hung workers."""
+        busy = {worker.pipe: worker for worker in self._workers if worker.job}
+        ready = wait(list(busy), timeout=1.0)
+        for pipe in ready:
+            worker = busy[pipe]  # type: ignore[index]
+            outcome = self._receive(worker)
+            if outcome is None:
+                continue
+            number, task = worker.job  # type: ignore[misc]
+            worker.job = None
+            if isinstance(outcome, str):
+                self._discard(worker)
+                failed.append((number, task, outcome))
+            else:
+                results[number] = outcome
+        for worker in [w for w in busy.values() if w.job and time.monotonic() - w.last_sign > self._timeout]:
+            number, task = worker.job  # type: ignore[misc]
+            self._discard(worker)
+            failed.append((number, task, f"showed no progress for {self._timeout:.0f} s"))
+
+    def _receive(self, worker: _Worker) -> dict[str, Any] | str | None:
+        """Return a result, what killed the worker, or None for a sign of progress. Raises what the task raised."""
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, ConnectionError):
+            return f"died ({_exit_text(worker.process.wait(timeout=5))})"
+        worker.last_sign = time.monotonic()
+        if kind == "progress":
+            progress.tick(value)
+            return None
+        if kind == "error":
+            raise _rebuild_error(*value)
+        result: dict[str, Any] = value
+        return result
+
+    def _alone(self, function: Body, number: int, task: Task) -> dict[str, Any]:
+        """Try a task whose worker was lost once more, in a fresh worker with nothing beside it."""
+        results: dict[int, dict[str, Any]] = {}
+        failed: list[tuple[int, Task, str]] = []
+        worker = _Worker()
+        self._workers.append(worker)
+        worker.give(function, number, task)
+        while not results and not failed:
+            self._collect(results, failed)
+        if failed:
+            raise WorkerError(f"{task.stage} {task.name}: the worker {failed[0][2]}, and again when the task was tried alone")
+        return results[number]
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers.remove(worker)
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+
+def _exit_text(code: int) -> str:
+    if code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _rebuild_error(name: str, text: str, trace: str) -> Exception:
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, SftdataError):
+        return kind(text)
+    return RuntimeError(f"{text}\n{trace}")
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """A worker's whole life: take a task, run it, send what it returned or raised."""
+    pipe = Connection(descriptor)
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    progress.forward(lambda count: pipe.send(("progress", count)))
+    while True:
+        try:
+            function, task = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer: tuple[str, Any] = ("result", function(task))
+        except Exception as error:  # whatever a task raises travels to the parent, which raises it there
+            answer = ("error", (type(error).__name__, str(error), traceback.format_exc()))
+        pipe.send(answer)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies, so that a killed build leaves no worker behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def local_executor(num_workers: int) -> SerialExecutor | ProcessExecutor:
+    """Return the executor for a number of workers: one worker means this very process."""
+    return SerialExecutor() if num_workers <= 1 else ProcessExecutor(num_workers)

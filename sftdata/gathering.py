@@ -1,0 +1,240 @@
+"""Gather, the last map: copy the tokens that the plan names into one shard, with labels from the mask runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sftdata import progress
+from sftdata.masking import expand_runs
+from sftdata.planning import plan_name
+from sftdata.schemas import IGNORE_INDEX, LINEAGE
+from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
+from sftdata.tables import TableWriter, read_batches, stream_writer
+from sftdata.tokenizing import TOKENIZED_FILE
+
+SHARD_FILE, LINEAGE_FILE = "shard.arrow", "lineage.arrow"
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+class _Segments(NamedTuple):
+    """Segments of a run of rows, as arrays of one value a segment."""
+
+    row: Int64
+    part: Int32
+    item: Int32
+    start: Int32
+    length: Int32
+
+
+class _Source(NamedTuple):
+    """One record batch of a tokenized part, in memory-mapped columns: `first[i]` is where row i's tokens begin in `ids`."""
+
+    ids: Int32
+    first: Int64
+    run_pairs: Int32
+    run_first: Int64
+    weight_pairs: Int32
+    weight_first: Int64
+    weight_values: npt.NDArray[np.float32]
+    batch: pa.RecordBatch
+
+
+class _Sources:
+    """The record batches of all tokenized parts, opened when they are first needed and numbered through."""
+
+    def __init__(self, parts: list[str]) -> None:
+        self._parts = parts
+        self._numbers: dict[int, tuple[Int64, int]] = {}
+        self.opened: list[_Source] = []
+
+    def locate(self, segments: _Segments) -> tuple[Int64, Int32]:
+        """Return, for every segment, the number of its record batch in `opened` and its row in that batch."""
+        number = np.empty(len(segments.part), dtype=np.int64)
+        local = np.empty(len(segments.part), dtype=np.int32)
+        for part in np.unique(segments.part).tolist():
+            ends, first_number = self._open(part)
+            mine = segments.part == part
+            batch = np.searchsorted(ends, segments.item[mine], side="right")
+            number[mine] = first_number + batch
+            local[mine] = segments.item[mine] - np.append(0, ends)[batch]
+        return number, local
+
+    def _open(self, part: int) -> tuple[Int64, int]:
+        if part not in self._numbers:
+            batches = list(read_batches(Path(self._parts[part]) / TOKENIZED_FILE))
+            ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
+            self._numbers[part] = (ends, len(self.opened))
+            self.opened.extend(map(_columns_of, batches))
+        return self._numbers[part]
+
+
+def _columns_of(batch: pa.RecordBatch) -> _Source:
+    ids, first = _list_values(batch, "input_ids")
+    run_pairs, run_first = _list_values(batch, "mask_runs")
+    weight_pairs, weight_first = _list_values(batch, "weight_starts")
+    weight_values, _ = _list_values(batch, "weight_values")
+    return _Source(ids, first, run_pairs, run_first, weight_pairs, weight_first, weight_values, batch)
+
+
+def _list_values(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], Int64]:
+    column = batch.column(name)
+    return column.values.to_numpy(), column.offsets.to_numpy().astype(np.int64)
+
+
+def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Write one shard and the lineage of its rows; return its counts.
+
+    `spec`: `plan` (folder), `split`, `first_row`, `num_rows`, `parts` (folders), `columns`.
+    """
+    counts = {"rows": 0, "segments": 0, "tokens": 0, "trained_tokens": 0}
+    with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
+        digest = write_shard(folder / SHARD_FILE, spec["columns"], _batches(spec, lineage, counts))
+    return {"counts": counts, "xxh3": digest}
+
+
+def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    sources = _Sources(spec["parts"])
+    segments = _read_segments(Path(spec["plan"]) / plan_name(spec["split"]), spec["first_row"], spec["num_rows"])
+    for begin in range(0, spec["num_rows"], BATCH_ROWS):
+        first_row = spec["first_row"] + begin
+        num_rows = min(BATCH_ROWS, spec["num_rows"] - begin)
+        span = slice(*np.searchsorted(segments.row, (first_row, first_row + num_rows)))
+        chosen = _Segments(*(column[span] for column in segments))
+        located = sources.locate(chosen)
+        yield _fill(chosen, located, sources, range(first_row, first_row + num_rows), spec["columns"], counts)
+        _write_lineage(lineage, spec["split"], chosen, located, sources)
+        progress.tick(num_rows)
+
+
+def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
+    columns: list[list[npt.NDArray[Any]]] = [[] for _ in _Segments._fields]
+    for batch in read_batches(path):
+        span = slice(*np.searchsorted(batch.column("row").to_numpy(), (first_row, first_row + num_rows)))
+        for column, name in zip(columns, _Segments._fields, strict=True):
+            column.append(batch.column(name).to_numpy()[span])
+    if not columns[0]:
+        none = np.zeros(0, dtype=np.int32)
+        return _Segments(none.astype(np.int64), none, none, none, none)
+    return _Segments(*(np.concatenate(column) for column in columns))
+
+
+def _fill(
+    segments: _Segments,
+    located: tuple[Int64, Int32],
+    sources: _Sources,
+    rows: range,
+    columns: list[str],
+    counts: dict[str, int],
+) -> pa.RecordBatch:
+    """Return the record batch of some rows."""
+    num_rows = len(rows)
+    num_tokens = int(segments.length.sum(dtype=np.int64))
+    target = np.cumsum(segments.length, dtype=np.int64) - segments.length
+    ids = np.empty(num_tokens, dtype=np.int32)
+    trained = np.zeros(num_tokens, dtype=bool)
+    weights = np.ones(num_tokens if "loss_weights" in columns else 0, dtype=np.float32)
+    number, item = located
+    for batch in np.unique(number).tolist():
+        mine = np.flatnonzero(number == batch)
+        chosen = _Segments(*(column[mine] for column in segments._replace(item=item)))
+        _copy(sources.opened[batch], chosen, target[mine], (ids, trained, weights))
+    trained[target] = False
+    labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
+    weights[~trained[: len(weights)]] = 1.0
+    local = segments.row - rows.start
+    row_tokens = np.bincount(local, weights=segments.length, minlength=num_rows).astype(np.int64)
+    values = {
+        "input_ids": (ids, row_tokens),
+        "labels": (labels, row_tokens),
+        "attention_mask": (np.ones(num_tokens if "attention_mask" in columns else 0, dtype=np.int8), row_tokens),
+        "seq_lengths": (segments.length, np.bincount(local, minlength=num_rows)),
+        "loss_weights": (weights, row_tokens),
+    }
+    counts["rows"] += num_rows
+    counts["segments"] += len(segments.row)
+    counts["tokens"] += num_tokens
+    counts["trained_tokens"] += int(np.count_nonzero(trained))
+    arrays = [list_column(*values[name], COLUMN_TYPES[name].value_type) for name in columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([(name, COLUMN_TYPES[name]) for name in columns]))
+
+
+def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> None:
+    """Copy the tokens of one part's segments, and their mask and weights, to their places."""
+    ids, trained, weights = out
+    begin = source.first[segments.item] + segments.start
+    within = _ranges(segments.length)
+    place = np.repeat(target, segments.length) + within
+    ids[place] = source.ids[np.repeat(begin, segments.length) + within]
+    pairs, owner = _runs_of(source.run_pairs, source.run_first, segments.item)
+    shifted = _clip(pairs, segments.start[owner], segments.length[owner])
+    trained |= expand_runs(shifted, target[owner], len(ids))
+    if len(weights):
+        pairs, owner = _runs_of(source.weight_pairs, source.weight_first, segments.item)
+        shifted = _clip(pairs, segments.start[owner], segments.length[owner])
+        value_index = _pick(source.weight_first[segments.item] // 2, source.weight_first[segments.item + 1] // 2)
+        run_place = np.repeat(target[owner] + shifted[0::2], shifted[1::2]) + _ranges(shifted[1::2])
+        weights[run_place] = np.repeat(source.weight_values[value_index], shifted[1::2])
+
+
+def _ranges(lengths: npt.NDArray[Any]) -> Int64:
+    """Return 0 … lengths[0] − 1, 0 … lengths[1] − 1, … as one array."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) - np.repeat(ends - lengths, lengths)
+
+
+def _pick(first: Int64, last: Int64) -> Int64:
+    """Return first[0] … last[0] − 1, first[1] … as one array."""
+    lengths = last - first
+    return np.repeat(first, lengths) + _ranges(lengths)
+
+
+def _runs_of(pairs: Int32, first: Int64, items: Int32) -> tuple[Int32, Int64]:
+    """Return the runs of the chosen rows as flat pairs, and for each run which of the chosen it belongs to."""
+    begin, end = first[items], first[items + 1]
+    owner = np.repeat(np.arange(len(items)), (end - begin) // 2)
+    return pairs[_pick(begin, end)], owner
+
+
+def _clip(pairs: Int32, start: Int32, length: Int32) -> Int32:
+    """Return runs moved to the coordinates of their segments and cut at the segments' borders."""
+    begin = np.clip(pairs[0::2] - start, 0, length)
+    end = np.clip(pairs[0::2] + pairs[1::2] - start, 0, length)
+    return np.stack([begin, end - begin], axis=1).ravel().astype(np.int32)
+
+
+def _write_lineage(
+    lineage: TableWriter, split: str, segments: _Segments, located: tuple[Int64, Int32], sources: _Sources
+) -> None:
+    if not len(segments.row):
+        return
+    change = np.append(True, segments.row[1:] != segments.row[:-1])
+    number = np.arange(len(segments.row)) - np.maximum.accumulate(np.where(change, np.arange(len(change)), 0))
+    names: dict[str, npt.NDArray[Any]] = {name: np.empty(len(segments.row), dtype=object) for name in ("source", "id")}
+    batch_number, item = located
+    for batch in np.unique(batch_number).tolist():
+        mine = np.flatnonzero(batch_number == batch)
+        rows = pa.array(item[mine])
+        for name, values in names.items():
+            values[mine] = sources.opened[batch].batch.column(name).take(rows).to_numpy(zero_copy_only=False)
+    zero = np.zeros(len(segments.row), dtype=np.int32)
+    lineage.extend_columns(
+        [
+            [split] * len(segments.row),
+            pa.array(segments.row),
+            pa.array(number.astype(np.int32)),
+            names["source"].tolist(),
+            names["id"].tolist(),
+            pa.array(segments.start),
+            pa.array(segments.length),
+            pa.array(zero),
+        ]
+    )

@@ -1,0 +1,192 @@
+"""Prepare, the first map: read the records of one input part, clean them, and digest them for the decisions that follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from sftdata import progress, registry
+from sftdata.cleaning import BoundStep, Cleaned, SpanTable, bind, clean, write_back
+from sftdata.errors import ConservationError, DataError
+from sftdata.ledger import Entry
+from sftdata.records import Bad, Example, InvalidRecord, Record
+from sftdata.schemas import DOCUMENT, KEYS, LEDGER, QUARANTINE, QUARANTINE_BYTES
+from sftdata.sources import InputFile
+from sftdata.tables import TableWriter, stream_writer
+
+BATCH_RECORDS = 1000
+
+DOCUMENTS_FILE, KEYS_FILE = "documents.arrow", "keys.arrow"
+LEDGER_FILE, QUARANTINE_FILE = "ledger.arrow", "quarantine.arrow"
+
+
+@dataclass
+class _Part:
+    """What one part's task holds open while it runs."""
+
+    source: str
+    file: InputFile
+    steps: list[BoundStep]
+    format: tuple[str, dict[str, Any]] | None
+    allow_code: bool
+    documents: TableWriter
+    keys: TableWriter
+    ledger: TableWriter
+    quarantine: TableWriter
+    counts: Counter[str]
+
+
+def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Prepare one input part into `folder` and return its counts.
+
+    Writes DOCUMENT, KEYS, LEDGER and QUARANTINE streams. Raises DataError for a file that cannot be read at all.
+    """
+    file = InputFile(Path(spec["path"]), spec["file"])
+    with (
+        stream_writer(folder / DOCUMENTS_FILE, DOCUMENT) as documents,
+        stream_writer(folder / KEYS_FILE, KEYS) as keys,
+        stream_writer(folder / LEDGER_FILE, LEDGER) as ledger,
+        stream_writer(folder / QUARANTINE_FILE, QUARANTINE) as quarantine,
+    ):
+        part = _Part(
+            source=spec["source"],
+            file=file,
+            steps=bind(spec["clean"], allow_code=spec["allow_code"]),
+            format=spec["format"],
+            allow_code=spec["allow_code"],
+            documents=documents,
+            keys=keys,
+            ledger=ledger,
+            quarantine=quarantine,
+            counts=Counter(),
+        )
+        for batch in _batches(part, spec):
+            _prepare_batch(part, batch)
+            progress.tick(len(batch))
+    _check_conservation(part)
+    return {"counts": dict(sorted(part.counts.items()))}
+
+
+def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
+    name, options = spec["ingest"]
+    step = registry.find_step("ingestor", name, allow_code=part.allow_code)
+    records = islice(step.function(part.file, **options), spec["limit"])
+    while batch := list(islice(records, BATCH_RECORDS)):
+        yield batch
+
+
+def _prepare_batch(part: _Part, batch: list[Record | Bad]) -> None:
+    part.counts["records"] += len(batch)
+    records: list[Record] = []
+    for record in batch:
+        if isinstance(record, Bad):
+            _quarantine(part, record.key, record.reason, record.place, record.raw)
+        else:
+            records.append(record)
+    if part.format is None:
+        _write_plain(part, records)
+        return
+    kept, examples = _format(part, records)
+    spans = SpanTable()
+    for row, example in enumerate(examples):
+        spans.add(row, example)
+    done = clean(spans, part.steps, len(kept)) if part.steps else Cleaned()
+    _write_ledger(part, kept, done)
+    _write_documents(part, kept, spans, done)
+
+
+def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Example]]:
+    """Return the records that the formatter can read, with their examples; the others go to quarantine."""
+    assert part.format is not None
+    name, options = part.format
+    function = registry.find_step("formatter", name, allow_code=part.allow_code).function
+    kept: list[Record] = []
+    examples: list[Example] = []
+    for record in records:
+        try:
+            example = function(record.fields, **options)
+        except InvalidRecord as error:
+            place = f"record {record.key}: {error.detail}"
+            _quarantine(part, record.key, error.reason, place, orjson.dumps(record.fields, default=str))
+            continue
+        part.counts[f"shape:{example.shape}"] += 1
+        kept.append(record)
+        examples.append(example)
+    return kept, examples
+
+
+def _quarantine(part: _Part, key: str, reason: str, place: str, raw: bytes) -> None:
+    row_id = f"{part.file.name}#{key}"
+    part.counts["quarantined"] += 1
+    part.counts[f"quarantine:{reason}"] += 1
+    where = f"{part.file.path.name}: {place}"
+    part.quarantine.append((part.source, row_id, reason, where, raw[:QUARANTINE_BYTES]))
+    part.ledger.append(Entry(part.source, row_id, -1, "prepare", "ingest", "", "quarantine", reason, where))
+
+
+def _write_plain(part: _Part, records: list[Record]) -> None:
+    """Write the records of an ingest without a format: nothing to clean, nothing to digest."""
+    part.counts["kept"] += len(records)
+    ids = [f"{part.file.name}#{record.key}" for record in records]
+    texts = [canonical(record.fields) for record in records]
+    part.documents.extend_columns([[part.source] * len(ids), ids, texts, [None] * len(ids)])
+
+
+def _write_ledger(part: _Part, records: list[Record], done: Cleaned) -> None:
+    for row, turn, step, rule, action, reason, evidence, before, after in done.entries:
+        row_id = f"{part.file.name}#{records[row].key}"
+        part.counts[f"{action}:{step}:{reason}"] += 1
+        part.ledger.append(
+            Entry(part.source, row_id, turn, "prepare", step, rule, action, reason, evidence, before, after)
+        )
+
+
+def _write_documents(part: _Part, records: list[Record], spans: SpanTable, done: Cleaned) -> None:
+    kept = [row for row in range(len(records)) if row not in done.dropped]
+    part.counts["dropped"] += len(records) - len(kept)
+    part.counts["kept"] += len(kept)
+    for row, edits in done.edited.items():
+        write_back(records[row].fields, edits)
+    ids = [f"{part.file.name}#{records[row].key}" for row in kept]
+    texts = [canonical(records[row].fields) for row in kept]
+    marks = [orjson.dumps(done.marks[row]).decode() if row in done.marks else None for row in kept]
+    part.documents.extend_columns([[part.source] * len(ids), ids, texts, marks])
+    part.keys.extend_columns(_digests(spans, kept))
+
+
+def _digests(spans: SpanTable, kept: list[int]) -> list[list[Any]]:
+    """Return the KEYS columns of the kept rows: a digest of each row's (role, text) list, and one of each text."""
+    digests = {row: xxhash.xxh3_128() for row in kept}
+    texts: dict[int, list[int]] = {row: [] for row in kept}
+    for row, role, text in zip(spans.rows, spans.roles, spans.texts, strict=True):
+        data = text.encode("utf-8", "surrogatepass")
+        digests[row].update(f"{role}\x00{len(data)}\x00".encode())
+        digests[row].update(data)
+        texts[row].append(xxhash.xxh3_64_intdigest(data))
+    return [[digests[row].digest() for row in kept], [texts[row] for row in kept]]
+
+
+def canonical(record: dict[str, Any]) -> str:
+    """Return a record as canonical JSON text: keys in the record's order, no spaces, UTF-8 as it is."""
+    try:
+        return orjson.dumps(record).decode()
+    except TypeError:
+        import json
+
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))  # integers past 64 bits
+
+
+def _check_conservation(part: _Part) -> None:
+    counts = part.counts
+    out = counts["kept"] + counts["dropped"] + counts["quarantined"]
+    if counts["records"] != out or part.documents.num_rows != counts["kept"]:
+        raise ConservationError(f"{part.file.path}: {counts['records']} records in, {out} accounted for; nothing is published")
+    if part.format is not None and part.keys.num_rows != counts["kept"]:
+        raise DataError(f"{part.file.path}: {part.keys.num_rows} keys for {counts['kept']} documents")

@@ -1,0 +1,192 @@
+"""The recipe: frozen models of every section. `recipe_loader.py` reads the file and says where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+DEDUP = "dedup"
+"""The step of the recipe's own `clean` that decides over all rows together."""
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StepSpec(Section):
+    """A step as the recipe names it: `name`, or `{name: {option: value}}`."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+def _step(value: Any) -> Any:
+    if isinstance(value, StepSpec):
+        return value
+    if isinstance(value, str):
+        return StepSpec(name=value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, options = next(iter(value.items()))
+        if isinstance(name, str) and (options is None or isinstance(options, Mapping)):
+            return StepSpec(name=name, options=dict(options or {}))
+    raise ValueError("a step is a name, or {name: {option: value}}")
+
+
+StepField = Annotated[StepSpec, BeforeValidator(_step)]
+
+
+def _list_of_paths(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+class TokenizerTrain(Section):
+    """Learn a tokenizer from the cleaned text of the training split."""
+
+    algorithm: Literal["bpe"] = "bpe"
+    vocab_size: int = Field(ge=260)
+
+
+class Tokenizer(Section):
+    """Which tokenizer, and which chat template."""
+
+    path: str | None = None
+    train: TokenizerTrain | None = None
+    chat_template: str = "tokenizer_default"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Tokenizer:
+        if (self.path is None) == (self.train is None):
+            raise ValueError("a tokenizer needs either path or train")
+        return self
+
+
+class Source(Section):
+    """Where rows come from, how they are cleaned, and what in them is trained on."""
+
+    name: str = Field(pattern=NAME)
+    path: Annotated[list[str], BeforeValidator(_list_of_paths)] = Field(min_length=1)
+    ingest: StepField
+    clean: list[StepField] = []
+    format: StepField
+    category: str | None = None
+    licence: str = ""
+
+
+class Dedup(Section):
+    """Remove rows whose text was seen before."""
+
+    method: Literal["exact"] = "exact"
+    max_copies: int = Field(default=1, ge=1)
+    allow: list[str] = []
+
+
+class Tokenize(Section):
+    """What is trained, and what happens to control tokens in content and to rows that are too long."""
+
+    sequence_len: int | None = Field(default=None, ge=2)
+    roles_to_train: list[str] = ["assistant"]
+    train_on_inputs: bool = False
+    train_on_eos: bool = True
+    control_tokens: Literal["escape", "drop", "error", "allow"] = "escape"
+    control_tokens_allowed: dict[str, list[str]] | None = None
+    excess_length: Literal["drop", "error"] = "drop"
+
+
+class Split(Section):
+    """The share of rows kept for validation."""
+
+    validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    group_by: Literal["document"] = "document"
+
+
+class Mix(Section):
+    """In which order the sources' rows are trained."""
+
+    strategy: Literal["concat", "buckets"] = "concat"
+    bins: int | None = Field(default=None, ge=1)
+    shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _bins_need_buckets(self) -> Mix:
+        if self.bins is not None and self.strategy != "buckets":
+            raise ValueError(f"bins has no meaning under mix.strategy {self.strategy}")
+        return self
+
+    @property
+    def num_bins(self) -> int:
+        """Number of buckets: 10 where the recipe does not say, as in Colossal-LLaMA's script."""
+        return self.bins or 10
+
+
+class Pack(Section):
+    """How samples fill rows of `sequence_len` tokens."""
+
+    strategy: Literal["padding", "best_fit", "concat", "packed"] = "padding"
+    validation: Literal["padding"] | None = None
+
+
+class ShardOptions(Section):
+    """How rows are cut into files."""
+
+    max_bytes: int = Field(default=256 << 20, ge=1)
+
+
+class Limits(Section):
+    """Shares of rows at which a stage stops the build."""
+
+    max_bad: float = Field(default=0.001, ge=0.0, le=1.0)
+    max_drop: float = Field(default=0.5, ge=0.0, le=1.0)
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = Field(pattern=NAME)
+    seed: int = Field(default=42, ge=0, lt=1 << 63)
+    tokenizer: Tokenizer
+    sources: list[Source] = Field(min_length=1)
+    clean: list[StepField] = []
+    tokenize: Tokenize = Tokenize()
+    split: Split = Split()
+    mix: Mix = Mix()
+    pack: Pack = Pack()
+    shards: ShardOptions = ShardOptions()
+    limits: Limits = Limits()
+    output: str | None = None
+    train: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name!r}")
+        if self.pack.strategy != "padding" and self.tokenize.sequence_len is None:
+            raise ValueError(f"pack.strategy {self.pack.strategy} needs tokenize.sequence_len")
+        if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
+            raise ValueError("excess_length has no meaning under pack.strategy packed, which cuts no sample off")
+        return self
+
+    @property
+    def cleaners(self) -> list[StepSpec]:
+        """The recipe's own cleaners, which run on every source after the source's."""
+        return [step for step in self.clean if step.name != DEDUP]
+
+    @property
+    def dedup(self) -> Dedup | None:
+        """The recipe's deduplication, if it asks for one."""
+        for step in self.clean:
+            if step.name == DEDUP:
+                return Dedup(**step.options)
+        return None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the recipe's JSON Schema, for editors."""
+    return Recipe.model_json_schema()

@@ -1,0 +1,118 @@
+"""The files of a tokenizer folder: reading them as they are, and writing the folder that `AutoTokenizer` opens.
+
+The truth is `tokenizer.json`. The folder that is written names the class `PreTrainedTokenizerFast`, which takes that file as it
+is; classes such as `LlamaTokenizer` rebuild the tokenizer in transformers 5 and give other ids for the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftdata import storage
+from sftdata.errors import TokenizerError
+
+HUB = "hub:"
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+@dataclass
+class TokenizerFiles:
+    """A tokenizer as its files say it."""
+
+    tokenizer: dict[str, Any]
+    """The JSON of `tokenizer.json`."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The JSON of `tokenizer_config.json`; empty where there is none."""
+    chat_template: str | None = None
+    """Jinja text of the tokenizer's own chat template."""
+
+    def special(self, name: str) -> str | None:
+        """Return the text of `bos_token`, `eos_token`, `pad_token` or `unk_token`, or None."""
+        value = self.config.get(name)
+        return value.get("content") if isinstance(value, dict) else value
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The texts of all added tokens, special or not, in the order of their ids."""
+        return [token["content"] for token in self.tokenizer.get("added_tokens", [])]
+
+
+def locate(path: str, folder: Path) -> Path:
+    """Return the local path of a tokenizer: `hub:org/name` is fetched, other paths are relative to `folder`."""
+    if not path.startswith(HUB):
+        return folder / Path(path).expanduser()
+    from huggingface_hub import snapshot_download
+
+    name = path.removeprefix(HUB)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:
+        raise TokenizerError(f"tokenizer {path!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+
+
+def read(path: Path) -> TokenizerFiles:
+    """Read a tokenizer folder or a `tokenizer.json`. Raises TokenizerError with the place and the cure."""
+    main = path / "tokenizer.json" if path.is_dir() else path
+    if not main.is_file():
+        hint = "a tokenizer folder needs a tokenizer.json" if path.is_dir() else "no such file or folder"
+        raise TokenizerError(f"tokenizer {path}: {hint}")
+    tokenizer = _read_json(main)
+    if "model" not in tokenizer:
+        raise TokenizerError(f"tokenizer {main}: is no tokenizer.json (it has no model)")
+    beside = main.parent
+    config = _read_json(beside / "tokenizer_config.json") if (beside / "tokenizer_config.json").is_file() else {}
+    if (beside / "special_tokens_map.json").is_file():
+        config = {**_read_json(beside / "special_tokens_map.json"), **{k: v for k, v in config.items() if v is not None}}
+    return TokenizerFiles(tokenizer, config, _chat_template(beside, config))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"tokenizer {path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"tokenizer {path}: is no JSON object")
+    return value
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template
+
+
+def add_special_tokens(files: TokenizerFiles, tokens: Sequence[str]) -> list[str]:
+    """Add the special tokens that are missing, with the next free ids; returns those that were added."""
+    from tokenizers import AddedToken, Tokenizer
+
+    missing = [token for token in tokens if token not in files.added_tokens]
+    if missing:
+        tokenizer = Tokenizer.from_str(json.dumps(files.tokenizer))
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+        files.tokenizer = json.loads(tokenizer.to_str())
+    return missing
+
+
+def write(files: TokenizerFiles, folder: Path) -> None:
+    """Write the folder that `AutoTokenizer.from_pretrained` opens."""
+    storage.write_bytes(folder / "tokenizer.json", (json.dumps(files.tokenizer, ensure_ascii=False) + "\n").encode())
+    config = {key: value for key, value in files.config.items() if key not in ("chat_template", "auto_map")}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.pop("added_tokens_decoder", None)
+    names = {name: files.special(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    config.update(names)
+    storage.write_json(folder / "tokenizer_config.json", dict(sorted(config.items())))
+    special = {name: token for name, token in names.items() if token is not None}
+    storage.write_json(folder / "special_tokens_map.json", special)
+    if files.chat_template is not None:
+        storage.write_bytes(folder / "chat_template.jinja", files.chat_template.encode("utf-8"))
