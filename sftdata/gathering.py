@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sftdata import progress
 from sftdata.masking import expand_runs
-from sftdata.planning import plan_name
+from sftdata.planning import plan_name, read_parts
 from sftdata.schemas import IGNORE_INDEX, LINEAGE
 from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
 from sftdata.tables import TableWriter, read_batches, stream_writer
@@ -50,7 +50,7 @@ class _Source(NamedTuple):
 class _Sources:
     """The record batches of all tokenized parts, opened when they are first needed and numbered through."""
 
-    def __init__(self, parts: list[str]) -> None:
+    def __init__(self, parts: list[Path]) -> None:
         self._parts = parts
         self._numbers: dict[int, tuple[Int64, int]] = {}
         self.opened: list[_Source] = []
@@ -69,7 +69,7 @@ class _Sources:
 
     def _open(self, part: int) -> tuple[Int64, int]:
         if part not in self._numbers:
-            batches = list(read_batches(Path(self._parts[part]) / TOKENIZED_FILE))
+            batches = list(read_batches(self._parts[part] / TOKENIZED_FILE))
             ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
             self._numbers[part] = (ends, len(self.opened))
             self.opened.extend(map(_columns_of, batches))
@@ -92,7 +92,7 @@ def _list_values(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], In
 def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Write one shard and the lineage of its rows; return its counts.
 
-    `spec`: `plan` (folder), `split`, `first_row`, `num_rows`, `parts` (folders), `columns`.
+    `spec`: `work` (folder), `plan` (folder), `split`, `first_row`, `num_rows`, `columns`.
     """
     counts = {"rows": 0, "segments": 0, "tokens": 0, "trained_tokens": 0}
     with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
@@ -101,7 +101,7 @@ def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int]) -> Iterator[pa.RecordBatch]:
-    sources = _Sources(spec["parts"])
+    sources = _Sources(read_parts(Path(spec["plan"]), Path(spec["work"])))
     segments = _read_segments(Path(spec["plan"]) / plan_name(spec["split"]), spec["first_row"], spec["num_rows"])
     for begin in range(0, spec["num_rows"], BATCH_ROWS):
         first_row = spec["first_row"] + begin

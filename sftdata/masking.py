@@ -34,15 +34,11 @@ def to_bytes(batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]) -> Spans:
 
 
 def inside(encoded: Encoded, spans: Spans) -> Bool:
-    """Return the tokens that lie wholly inside a span, (num_tokens,).
-
-    A token without bytes of its own (a lone space that the tokenizer put there) belongs to what follows it.
-    """
+    """Return the tokens that lie wholly inside a span, (num_tokens,)."""
     if len(spans.starts) == 0:
         return np.zeros(len(encoded.ids), dtype=bool)
-    ends = np.maximum(encoded.ends, encoded.starts + 1)
     number = np.searchsorted(spans.starts, encoded.starts, side="right") - 1
-    return (number >= 0) & (ends <= spans.ends[np.maximum(number, 0)])
+    return (number >= 0) & (encoded.ends <= spans.ends[np.maximum(number, 0)])
 
 
 def touching(encoded: Encoded, spans: Spans) -> Bool:

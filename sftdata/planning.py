@@ -6,6 +6,7 @@ carries out; another mix, length or packing needs no new tokenizing.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sftdata import mixing, packing, progress
+from sftdata import mixing, packing, progress, storage
 from sftdata.errors import DataError
 from sftdata.ledger import Entry
 from sftdata.resolving import read_decisions
@@ -40,7 +41,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class _Rows(NamedTuple):
-    """What Plan knows of every tokenized row. All (n,); digest (n, 2)."""
+    """What Plan knows of every tokenized row. All (n,); digest (n, 2). weighted: a token of the row has a weight other than 1."""
 
     part: npt.NDArray[np.int32]
     item: npt.NDArray[np.int32]
@@ -49,6 +50,11 @@ class _Rows(NamedTuple):
     split: npt.NDArray[np.int8]
     category: npt.NDArray[np.int32]
     digest: npt.NDArray[np.uint64]
+    weighted: npt.NDArray[np.bool_]
+
+
+PARTS_FILE = "parts.json"
+"""The entries of the tokenized parts, relative to the work folder: a plan names a part by its place in this list."""
 
 
 def plan_name(split: str) -> str:
@@ -59,9 +65,11 @@ def plan_name(split: str) -> str:
 def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Decide truncation, order and packs of all splits; return counts and, split by split, what the shards will hold.
 
-    `spec`: `parts` (folders of tokenized parts), `decisions` (folder), `categories` (a number for each part), `tokenize`, `mix`,
-    `pack`, `shards`, `seed`. Raises DataError where `excess_length` is error and a row is too long.
+    `spec`: `work` (folder), `parts` (tokenized parts in it), `decisions` (folder), `categories` (a number for each part),
+    `tokenize`, `mix`, `pack`, `shards`, `split`, `seed`. Raises DataError where `excess_length` is error and a row is too long.
     """
+    storage.write_json(folder / PARTS_FILE, spec["parts"], durable=False)
+    spec = {**spec, "parts": read_parts(folder, Path(spec["work"]))}
     rows = _read_rows(spec)
     counts: Counter[str] = Counter(rows=len(rows.length), tokens=int(rows.length.sum()))
     with stream_writer(folder / LEDGER_FILE, LEDGER) as ledger:
@@ -78,12 +86,17 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     return {"counts": dict(counts), "splits": splits}
 
 
+def read_parts(plan_folder: Path, work_folder: Path) -> list[Path]:
+    """Return the folders of the tokenized parts that a plan speaks of."""
+    return [work_folder / name for name in json.loads((plan_folder / PARTS_FILE).read_text(encoding="utf-8"))]
+
+
 def _read_rows(spec: dict[str, Any]) -> _Rows:
     pieces = []
     for number, part in enumerate(spec["parts"]):
         _, split = read_decisions(Path(spec["decisions"]), number)
         item = 0
-        for batch in read_batches(Path(part) / TOKENIZED_FILE):
+        for batch in read_batches(part / TOKENIZED_FILE):
             count = len(batch)
             digest = np.frombuffer(batch.column("digest").buffers()[1], dtype="<u8").reshape(-1, 2)[:count]
             pieces.append(
@@ -95,13 +108,14 @@ def _read_rows(spec: dict[str, Any]) -> _Rows:
                     split=split[batch.column("row").to_numpy()],
                     category=np.full(count, spec["categories"][number], dtype=np.int32),
                     digest=digest.astype(np.uint64),
+                    weighted=np.diff(batch.column("weight_values").offsets.to_numpy()) > 0,
                 )
             )
             item += count
         progress.tick(item)
     if not pieces:
         none = np.zeros(0, dtype=np.int32)
-        return _Rows(none, none, none.astype(np.int64), none, none.astype(np.int8), none, np.zeros((0, 2), dtype=np.uint64))
+        return _Rows(none, none, none.astype(np.int64), none, none.astype(np.int8), none, np.zeros((0, 2), np.uint64), none > 0)
     return _Rows(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
@@ -129,12 +143,12 @@ def _acceptable(rows: _Rows, spec: dict[str, Any], ledger: TableWriter, counts: 
     return ~(untrained | too_long)
 
 
-def _names(parts: Sequence[str], rows: _Rows, chosen: Int64) -> Any:
+def _names(parts: Sequence[Path], rows: _Rows, chosen: Int64) -> Any:
     """Yield (source, id) of chosen rows, which ascend by part and item."""
     for number in np.unique(rows.part[chosen]).tolist():
         items = rows.item[chosen[rows.part[chosen] == number]]
         first = 0
-        for batch in read_batches(Path(parts[number]) / TOKENIZED_FILE):
+        for batch in read_batches(parts[number] / TOKENIZED_FILE):
             local = items[(items >= first) & (items < first + len(batch))] - first
             picked = batch.select(["source", "id"]).take(pa.array(local))
             yield from zip(picked.column(0).to_pylist(), picked.column(1).to_pylist(), strict=True)
@@ -163,6 +177,7 @@ def _plan_split(folder: Path, name: str, rows: _Rows, chosen: Int64, spec: dict[
         "segments": report.num_segments,
         "samples": len(chosen),
         "tokens": report.num_tokens_out,
+        "weighted": bool(rows.weighted[chosen].any()),
         "bucket_rows": [int(count) for count in packed.bucket_rows],
         "shard_rows": _cut_shards(row_tokens, spec["shards"]["max_bytes"]),
         "packing": asdict(report),

@@ -5,9 +5,11 @@ The count is also a worker's sign of life. Nothing of it reaches an output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _listeners: list[Callable[[int], None]] = []
+_stage_listeners: list[Callable[[str, int], None]] = []
 
 
 def tick(count: int) -> None:
@@ -16,7 +18,25 @@ def tick(count: int) -> None:
         listener(count)
 
 
+def stage(name: str, num_tasks: int) -> None:
+    """Tell the listeners that a stage of so many tasks begins."""
+    for listener in _stage_listeners:
+        listener(name, num_tasks)
+
+
 def forward(listener: Callable[[int], None]) -> Callable[[], None]:
     """Call `listener(count)` at every tick; returns a function that ends it."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
+
+
+@contextmanager
+def listen(on_rows: Callable[[int], None], on_stage: Callable[[str, int], None]) -> Iterator[None]:
+    """Call `on_rows(count)` at every tick and `on_stage(name, num_tasks)` at every stage, while the block runs."""
+    _stage_listeners.append(on_stage)
+    end = forward(on_rows)
+    try:
+        yield
+    finally:
+        end()
+        _stage_listeners.remove(on_stage)

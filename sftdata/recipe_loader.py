@@ -5,16 +5,20 @@ Every message names file, line and key, and the nearest known name.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from sftdata import registry, strict_yaml
 from sftdata.errors import RecipeError, suggest
 from sftdata.recipe import DEDUP, Dedup, Recipe, StepSpec
+from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
+from sftdata.trainer.settings import TrainSettings
 
 
 class Loaded:
@@ -46,7 +50,7 @@ def load_recipe(
     if not isinstance(document.value, dict):
         raise RecipeError(f"{path}:1 a recipe is a mapping of keys to values")
     for override in overrides:
-        _apply_override(document.value, override)
+        _apply_override(document.value, override, path.resolve().parent)
     if out is not None:
         document.value["output"] = str(out)
     try:
@@ -55,10 +59,52 @@ def load_recipe(
         raise RecipeError(_explain(error, str(path), document.lines)) from error
     loaded = Loaded(recipe, path.resolve().parent, str(path), allow_code=allow_code)
     _check_steps(loaded, document.lines)
+    if recipe.train:
+        train_settings(recipe.train, recipe.seed, place=str(path), lines=document.lines)
     return loaded
 
 
-def _apply_override(recipe: dict[str, Any], override: str) -> None:
+def train_settings(
+    section: Mapping[str, Any],
+    seed: int,
+    *,
+    place: str = "train",
+    lines: Mapping[strict_yaml.Place, int] | None = None,
+) -> TrainSettings:
+    """Return a recipe's `train:` section as checked settings; `seed` is the recipe's, which the section may override.
+
+    `place` and `lines` say in messages where the section stands. Raises RecipeError with the key and the nearest known one.
+    """
+    hints = get_type_hints(TrainSettings)
+    defaults = {field.name: (hints[field.name], _default(field)) for field in fields(TrainSettings)}
+    model = create_model("train", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **defaults)
+    try:
+        checked = model.model_validate({"seed": seed, **section})
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = defaults if first["type"] == "extra_forbidden" else None
+        where = ("train", *first["loc"])
+        line = "" if lines is None else f":{_line(lines, where)}"
+        message = f"unknown key{suggest(str(first['loc'][0]), known)}" if known else f"{first['msg'].lower()}, not {first['input']!r}"
+        raise RecipeError(f"{place}{line} {place_text(where)}: {message}") from error
+    settings = TrainSettings(**{name: getattr(checked, name) for name in defaults})
+    try:
+        settings.check()
+    except RecipeError as error:
+        line = "" if lines is None else f"{place}:{_line(lines, ('train',))} "
+        raise RecipeError(f"{line}{error}") from error
+    return settings
+
+
+PATHS = (("tokenizer", "path"), ("tokenizer", "chat_template"))
+"""Where values are paths, `path` of a source aside: in the recipe relative to it, in `--set` to the current folder."""
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _apply_override(recipe: dict[str, Any], override: str, folder: Path) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {override}: write it as a.b=value")
@@ -67,8 +113,8 @@ def _apply_override(recipe: dict[str, Any], override: str) -> None:
     if parents[:1] == ["sources"] and len(parents) > 1:
         target = _source_named(recipe, parents[1], override)
         parents = parents[2:]
-        if leaf == "path" and not parents and isinstance(value, str):
-            value = str(Path(value).absolute())
+        if (leaf, parents) == ("path", []):
+            value = _from_here(value, folder)
     else:
         target = recipe
     for parent in parents:
@@ -78,7 +124,15 @@ def _apply_override(recipe: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise RecipeError(f"--set {override}: {parent!r} is not a section")
         target = child
-    target[leaf] = value
+    target[leaf] = _from_here(value, folder) if (*parents, leaf) in PATHS else value
+
+
+def _from_here(value: Any, folder: Path) -> Any:
+    """Return a path, or paths, given relative to the current folder as the recipe would write them; other values as they are."""
+    if isinstance(value, list):
+        return [_from_here(item, folder) for item in value]
+    here = isinstance(value, str) and not value.startswith("hub:") and value not in (TOKENIZER_DEFAULT, *built_in_names())
+    return os.path.relpath(Path(value).expanduser(), folder) if here else value
 
 
 def _source_named(recipe: dict[str, Any], name: str, override: str) -> dict[str, Any]:

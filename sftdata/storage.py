@@ -195,6 +195,24 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a finished file a second name; where the two folders do not share a disk, copy it.
+
+    Both names are read-only from here on: whoever changes one damages the other, which checksums then show.
+    """
+    with _storage_errors(target):
+        _reach("link", target)
+        try:
+            os.link(source, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
+                raise
+    with open(source, "rb") as old, create(target) as new:
+        while chunk := old.read(CHUNK):
+            new.write(chunk)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it; one that is not there is fine."""
     with _storage_errors(path):

@@ -115,8 +115,8 @@ def _reached(module_name: str) -> frozenset[str]:
     pending = [module_name]
     while pending:
         name = pending.pop()
-        if name in found or not _source(name):
-            continue
+        if name == project or name in found or not _source(name):
+            continue  # the package itself only forwards names; to follow it would be to reach everything
         found.add(name)
         pending.extend(imported for imported in _imports(name) if imported.partition(".")[0] == project)
     return frozenset(found)

@@ -39,7 +39,11 @@ class Encoded(NamedTuple):
     """(n + 1,) row i's tokens are ids[row_offsets[i]:row_offsets[i + 1]]."""
     starts: Int64
     ends: Int64
-    """Byte borders of every token, counted from the beginning of the batch's concatenated UTF-8 texts."""
+    """Byte borders of every token, counted from the beginning of the batch's concatenated UTF-8 texts.
+
+    A token without bytes of its own (a lone space that the tokenizer put there) is lent the byte after it: it belongs to what
+    follows.
+    """
 
 
 class Batch(NamedTuple):
@@ -104,7 +108,7 @@ class Encoder:
         if self._token_bytes is None:
             return self._with_offsets(batch, range(len(batch.texts)), None)
         starts, ends, proven = self._token_bytes.borders(ids, row_offsets, batch.data, batch.row_bytes, self.is_control)
-        fast = Encoded(ids, row_offsets, starts, ends)
+        fast = Encoded(ids, row_offsets, starts, _lent(starts, ends, row_offsets, batch.row_bytes))
         unproven = np.flatnonzero(~proven)
         return fast if len(unproven) == 0 else self._with_offsets(batch, unproven.tolist(), fast)
 
@@ -153,6 +157,17 @@ class Encoder:
                 offsets.append((start, end))
             position = end
         return ids, offsets
+
+
+def _lent(starts: Int64, ends: Int64, row_offsets: Int64, row_bytes: Int64) -> Int64:
+    """Return the ends of tokens, those without bytes of their own lent the next byte of their row."""
+    empty = np.flatnonzero(ends == starts)
+    if len(empty) == 0:
+        return ends
+    row = np.searchsorted(row_offsets, empty, side="right") - 1
+    ends = ends.copy()
+    ends[empty] = np.minimum(starts[empty] + 1, row_bytes[row + 1])
+    return ends
 
 
 Row = tuple[Sequence[int], Sequence[tuple[int, int]]]

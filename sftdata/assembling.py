@@ -1,0 +1,202 @@
+"""Putting the folder of a build together from the results of its tasks: shards, tokenizer, side tables, card and manifest.
+
+Everything in the folder but the report and `run.json` is a function of recipe, inputs, code and libraries: no clock, no machine
+path, no number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from sftdata import storage
+from sftdata.card import dataset_card
+from sftdata.gathering import LINEAGE_FILE, SHARD_FILE
+from sftdata.preparing import LEDGER_FILE, QUARANTINE_FILE
+from sftdata.recipe_loader import Loaded
+from sftdata.run_record import REPORT_FILE, RUN_FILE
+from sftdata.schemas import FORMAT_VERSION, LEDGER, LINEAGE, QUARANTINE
+from sftdata.shards import MANIFEST, sealed, shard_name, write_split_metadata
+from sftdata.tables import read_batches
+from sftdata.tasks import Planned, Prepared, category_of, shard_columns
+from sftdata.work import ENTRY, Task, fingerprint
+
+SIDE_FOLDER = ".sftdata"
+OUTSIDE_THE_MANIFEST = (MANIFEST, RUN_FILE, REPORT_FILE)
+"""Files that hold the checksums, or depend on clock or machine: `run.json` seals itself and the report."""
+
+ROW_GROUP = 1 << 16
+"""Rows of a Parquet row group: fixed, since the bytes depend on it."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The finished tasks of a build, with what they returned."""
+
+    loaded: Loaded
+    prepared: list[Prepared]
+    resolved: Task
+    tokenizer: Task
+    tokenizer_summary: dict[str, Any]
+    tokenized: list[tuple[Prepared, Task]]
+    tokenized_summaries: list[dict[str, Any]]
+    plan: Task
+    plan_summary: dict[str, Any]
+    gathered: list[Planned]
+    gathered_summaries: list[dict[str, Any]]
+    counts: dict[str, Any]
+    """Stage name → counts, checked for conservation."""
+
+    @property
+    def fingerprint(self) -> str:
+        """One digest of all that the folder depends on."""
+        return fingerprint([FORMAT_VERSION, self.tokenizer.fingerprint, [item.task.fingerprint for item in self.gathered],
+                            resolved_recipe(self.loaded)])  # fmt: skip
+
+
+def assemble(folder: Path, built: Built) -> dict[str, Any]:
+    """Write all files of a build but its report and run record into an empty folder; return the manifest."""
+    splits = built.plan_summary["splits"]
+    columns = shard_columns(splits)
+    shards = _place_shards(folder, built, columns)
+    _copy_files(built.tokenizer.entry, folder / "tokenizer")
+    storage.write_json(folder / "dataset_dict.json", {"splits": list(splits)})
+    storage.write_bytes(folder / "recipe.yaml", resolved_recipe(built.loaded).encode("utf-8"))
+    side = storage.make_folder(folder / SIDE_FOLDER)
+    _write_side_tables(side, built)
+    _copy_files(built.plan.entry, side / "plan")
+    body = manifest_body(built, shards, columns)
+    storage.write_bytes(folder / "README.md", dataset_card(body).encode("utf-8"))
+    body["files"] = list(_list_files(folder))
+    storage.write_bytes(folder / MANIFEST, sealed(body))
+    return body
+
+
+def resolved_recipe(loaded: Loaded) -> str:
+    """Return the recipe with all defaults, as YAML; `output` and whatever else names a place of this machine is left out."""
+    value = loaded.recipe.model_dump(exclude={"output"}, exclude_none=True)
+    text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=120)
+    return text
+
+
+def _place_shards(folder: Path, built: Built, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Put the gathered shards in their split folders; return the file names of each split."""
+    names: dict[str, list[str]] = {}
+    for split, found in built.plan_summary["splits"].items():
+        target = storage.make_folder(folder / split)
+        mine = [item.task for item in built.gathered if item.task.spec["split"] == split]
+        names[split] = [shard_name(number, len(mine)) for number in range(len(mine))]
+        for task, name in zip(mine, names[split], strict=True):
+            storage.link_or_copy(task.entry / SHARD_FILE, target / name)
+        identity = fingerprint([built.plan.fingerprint, split, found["rows"]])[:16]
+        write_split_metadata(target, columns, names[split], identity)
+        storage.sync_folder(target)
+    return names
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    storage.make_folder(target)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != ENTRY:
+            storage.write_bytes(target / path.name, path.read_bytes())
+
+
+def _write_side_tables(folder: Path, built: Built) -> None:
+    """Write lineage, ledger and quarantine as Parquet, each in the order of sources, files and rows."""
+    prepared = [item.task.entry for item in built.prepared]
+    tokenized = [task.entry for _, task in built.tokenized]
+    ledgers = [*prepared, built.resolved.entry, *tokenized, built.plan.entry]
+    write_parquet(folder / "lineage.parquet", LINEAGE, (item.task.entry / LINEAGE_FILE for item in built.gathered))
+    write_parquet(folder / "ledger.parquet", LEDGER, (entry / LEDGER_FILE for entry in ledgers))
+    write_parquet(folder / "quarantine.parquet", QUARANTINE, (entry / QUARANTINE_FILE for entry in [*prepared, *tokenized]))
+
+
+def write_parquet(path: Path, schema: pa.Schema, streams: Iterable[Path]) -> None:
+    """Write the rows of Arrow streams, one after the other, as one Parquet file with row groups of fixed size."""
+    with storage.create(path) as file:
+        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd") as writer:
+            for table in _row_groups(schema, streams):
+                writer.write_table(table, row_group_size=ROW_GROUP)
+
+
+def _row_groups(schema: pa.Schema, streams: Iterable[Path]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    num_rows = 0
+    for stream in streams:
+        for batch in read_batches(stream):
+            waiting.append(batch)
+            num_rows += len(batch)
+            while num_rows >= ROW_GROUP:
+                table = pa.Table.from_batches(waiting, schema)
+                yield table.slice(0, ROW_GROUP)
+                waiting = table.slice(ROW_GROUP).to_batches()
+                num_rows -= ROW_GROUP
+    yield pa.Table.from_batches(waiting, schema)
+
+
+def _list_files(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield path, size and checksum of every file that the manifest vouches for, by path."""
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode()):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in OUTSIDE_THE_MANIFEST:
+            yield {"path": name, "bytes": path.stat().st_size, "xxh3": storage.file_digest(path)}
+
+
+def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest without its list of files: what was built, from what, and all counts."""
+    recipe = built.loaded.recipe
+    splits = {
+        name: {
+            "columns": list(columns),
+            "rows": found["rows"],
+            "files": shards[name],
+            "file_rows": found["shard_rows"],
+            "bucket_rows": found["bucket_rows"],
+            "strategy": found["strategy"],
+            "samples": found["samples"],
+            **built.counts["gather"][name],
+            "packing": found["packing"],
+        }
+        for name, found in built.plan_summary["splits"].items()
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": recipe.name,
+        "fingerprint": built.fingerprint,
+        "reproducible": True,
+        "seed": recipe.seed,
+        "sequence_len": recipe.tokenize.sequence_len,
+        "splits": splits,
+        "counts": built.counts,
+        "sources": _sources(built),
+        "tokenizer": built.tokenizer_summary,
+        "chat_template": recipe.tokenizer.chat_template,
+        "fingerprints": {
+            "recipe": fingerprint(resolved_recipe(built.loaded)),
+            "inputs": fingerprint([item.part.digest for item in built.prepared]),
+            "tasks": fingerprint([item.task.fingerprint for item in built.gathered]),
+        },
+    }
+
+
+def _sources(built: Built) -> dict[str, Any]:
+    """Return category, licence, files and counts of every source."""
+    sources: dict[str, Any] = {}
+    for item, summary in zip(built.prepared, built.tokenized_summaries, strict=True):
+        source = item.part.source
+        entry = sources.setdefault(
+            source.name, {"category": category_of(source), "licence": source.licence, "files": [], "prepare": {}, "tokenize": {}}
+        )
+        counts = item.summary["counts"]
+        file = {"name": item.part.file.name, "bytes": item.part.stamp[0], "xxh3": item.part.digest}
+        entry["files"].append({**file, "records": counts.get("records", 0)})
+        for stage, found in (("prepare", counts), ("tokenize", summary["counts"])):
+            for name, count in found.items():
+                entry[stage][name] = entry[stage].get(name, 0) + count
+    return sources

@@ -1,0 +1,282 @@
+"""The story of a build, from raw files to shards.
+
+1. scan       the recipe's sources → input parts, each a file with the digest of its bytes
+2. prepare    every part, in parallel → cleaned documents, their digests, the ledger, the quarantine
+3. resolve    all rows together → which stay (duplicates) and on which side of the split
+4. tokenizer  loaded, or learned from the training rows that stay
+5. tokenize   every part, in parallel → token ids and loss masks, untruncated
+6. plan       all rows together → truncation, order, packs: integers only
+7. gather     every shard, in parallel → tokens copied to their places, labels, lineage
+8. assemble   shards, tokenizer, side tables, card and manifest → one folder, swapped in by a rename
+
+A task whose result lies in the work folder is not run again. Between stages only files travel.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftdata import __version__, storage
+from sftdata.accounting import add_counts, check_conservation, check_limits, check_sources
+from sftdata.assembling import Built, assemble
+from sftdata.errors import DamagedError, DataError, RecipeError
+from sftdata.executors.local import SerialExecutor, available_cores, local_executor
+from sftdata.gathering import gather_shard
+from sftdata.planning import plan
+from sftdata.preparing import QUARANTINE_FILE, prepare_part
+from sftdata.recipe_loader import Loaded, load_recipe
+from sftdata.resolving import resolve
+from sftdata.run_record import damaged_record, write_run_record
+from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
+from sftdata.scanning import Part, check_unchanged, scan
+from sftdata.shards import open_shards
+from sftdata.tasks import Prepared, TaskMaker
+from sftdata.tokenizer_making import make_tokenizer
+from sftdata.tokenizing import tokenize_part
+from sftdata.views.report import report_page
+from sftdata.work import Task, remove_leftovers, run_task
+
+STAGES = {
+    "prepare": prepare_part,
+    "resolve": resolve,
+    "tokenizer": make_tokenizer,
+    "tokenize": tokenize_part,
+    "plan": plan,
+    "gather": gather_shard,
+}
+"""Stage → the function that carries out one of its tasks."""
+
+WORK_FOLDER = ".sftdata-work"
+SMALL_INPUT = 4 << 20
+"""Bytes of input up to which starting worker processes takes longer than the work."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    num_tasks: int
+    num_reused: int
+    """Tasks whose result existed."""
+    unchanged: bool
+    """True where the folder held this very build already."""
+
+
+def perform(task: Task) -> dict[str, Any]:
+    """Carry out one task: what every worker does."""
+    return run_task(task, STAGES[task.stage])
+
+
+def build(
+    recipe: str | Path | Loaded,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    work_dir: str | Path | None = None,
+    limit: int | None = None,
+    allow_code: bool = False,
+) -> BuildResult:
+    """Build the shards of a recipe.
+
+    `overrides` are `a.b=value` texts as `--set` takes them; `workers` None uses all processors; `limit` reads only the first
+    records of each source. Raises the errors of `sftdata.errors`; the output is then as it was before.
+    """
+    loaded = _loaded(recipe, overrides, allow_code)
+    output, work = _folders(loaded, out, work_dir)
+    _check_counts(workers, limit)
+    begin = time.time()
+    with storage.lock(output):
+        storage.recover(output)
+        remove_leftovers(work)
+        parts = scan(loaded, exclude=(output, work))
+        executor = _executor(workers, parts)
+        runner = TaskRunner(perform, executor)
+        try:
+            built = tell(TaskMaker(loaded, work), runner, parts, limit)
+        finally:
+            executor.close()
+        check_unchanged(parts)
+        manifest = _finished(output, built.fingerprint)
+        unchanged = manifest is not None
+        if manifest is None:
+            manifest = _publish(output, built, _run_record(begin, executor.num_workers, runner))
+        write_history(work, loaded.recipe.name, runner.planned)
+    return BuildResult(output, manifest, len(runner.planned), runner.num_reused, unchanged)
+
+
+def plan_build(
+    recipe: str | Path | Loaded,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    work_dir: str | Path | None = None,
+    limit: int | None = None,
+    allow_code: bool = False,
+) -> list[TaskPlan]:
+    """Return which tasks a build would run or reuse, and why, up to where the plan depends on a result that is missing."""
+    loaded = _loaded(recipe, overrides, allow_code)
+    output, work = _folders(loaded, out, work_dir)
+    _check_counts(None, limit)
+    rehearsal = Rehearsal(read_history(work, loaded.recipe.name))
+    try:
+        tell(TaskMaker(loaded, work), rehearsal, scan(loaded, exclude=(output, work)), limit)
+    except NotYetKnown:
+        known = {task.stage for task in rehearsal.tasks}
+        later = [stage for stage in STAGES if stage not in known]
+        why = f"depends on {rehearsal.tasks[-1].stage}"
+        rehearsal.tasks.extend(TaskPlan(stage, "all", "run or reuse", why) for stage in later)
+    return rehearsal.tasks
+
+
+def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | None) -> Built:
+    """Carry out the stages, each on the results of those before it."""
+    limits = maker.recipe.limits
+
+    prepared = _prepare(maker, runner, parts, limit)
+    counts: dict[str, Any] = {"prepare": add_counts(item.summary for item in prepared)}
+    check_sources([item.part.source.name for item in prepared], [item.summary for item in prepared])
+    check_limits("prepare", counts["prepare"], limits, [item.task.entry / QUARANTINE_FILE for item in prepared])
+
+    resolved = maker.resolve(prepared)
+    [decisions] = runner.map([resolved])
+    counts["resolve"] = add_counts([decisions])
+    check_limits("resolve", counts["resolve"], limits)
+    kept = decisions["kept_digests"]
+
+    tokenizer = maker.tokenizer(prepared, resolved.task, kept)
+    [tokenizer_summary] = runner.map([tokenizer])
+
+    planned = [
+        maker.tokenize(number, item, resolved.task, kept[number], tokenizer.task) for number, item in enumerate(prepared)
+    ]
+    tokenized_summaries = runner.map(planned)
+    tokenized = [(item, task.task) for item, task in zip(prepared, planned, strict=True)]
+    counts["tokenize"] = add_counts(tokenized_summaries)
+    check_limits("tokenize", counts["tokenize"], limits, [task.entry / QUARANTINE_FILE for _, task in tokenized])
+
+    packs = maker.plan(tokenized, resolved.task)
+    [plan_summary] = runner.map([packs])
+    counts["plan"] = add_counts([plan_summary])
+    check_limits("plan", counts["plan"], limits)
+
+    shards = maker.gather(packs.task, plan_summary)
+    shard_summaries = runner.map(shards)
+    counts["gather"] = {
+        split: _sum_split(split, shards, shard_summaries) for split in plan_summary["splits"]
+    }
+    check_conservation(counts)
+    return Built(
+        loaded=maker.loaded,
+        prepared=prepared,
+        resolved=resolved.task,
+        tokenizer=tokenizer.task,
+        tokenizer_summary=tokenizer_summary,
+        tokenized=tokenized,
+        tokenized_summaries=tokenized_summaries,
+        plan=packs.task,
+        plan_summary=plan_summary,
+        gathered=shards,
+        gathered_summaries=shard_summaries,
+        counts=counts,
+    )
+
+
+def _prepare(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | None) -> list[Prepared]:
+    """Prepare all parts; under a limit one after the other, since what a source may still give depends on the parts before."""
+    if limit is None:
+        planned = [maker.prepare(part, None) for part in parts]
+        summaries = runner.map(planned)
+        return [Prepared(part, item.task, summary) for part, item, summary in zip(parts, planned, summaries, strict=True)]
+    left = {part.source.name: limit for part in parts}
+    prepared = []
+    for part in parts:
+        if left[part.source.name]:
+            item = maker.prepare(part, left[part.source.name])
+            [summary] = runner.map([item])
+            left[part.source.name] -= summary["counts"].get("records", 0)
+            prepared.append(Prepared(part, item.task, summary))
+    return prepared
+
+
+def _sum_split(split: str, shards: Sequence[Any], summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    mine = [summary for item, summary in zip(shards, summaries, strict=True) if item.task.spec["split"] == split]
+    return {name: sum(summary["counts"][name] for summary in mine) for name in mine[0]["counts"]}
+
+
+def _loaded(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: bool) -> Loaded:
+    if not isinstance(recipe, Loaded):
+        return load_recipe(recipe, overrides=overrides, allow_code=allow_code)
+    if overrides:
+        raise RecipeError("overrides go to load_recipe when a loaded recipe is built")
+    return recipe
+
+
+def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> tuple[Path, Path]:
+    """Return the output folder and the work folder, absolute."""
+    output = Path(out or loaded.recipe.output or f"shards/{loaded.recipe.name}").absolute()
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is a file; name a folder with --out")
+    if output.is_dir() and any(output.iterdir()) and not (output / "manifest.json").is_file():
+        raise DataError(f"{output}: holds other files and no build; name another folder with --out")
+    return output, Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
+
+
+def _check_counts(workers: int | None, limit: int | None) -> None:
+    for name, value in (("workers", workers), ("limit", limit)):
+        if value is not None and value < 1:
+            raise RecipeError(f"{name}: {value}; give at least 1")
+
+
+def _executor(workers: int | None, parts: Sequence[Part]) -> Any:
+    """Return worker processes, or this very process where there is too little to share."""
+    if workers is None and sum(part.stamp[0] for part in parts) < SMALL_INPUT:
+        return SerialExecutor()
+    return local_executor(workers or available_cores())
+
+
+def _finished(output: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return the manifest of the folder where it holds this very build, undamaged."""
+    try:
+        shards = open_shards(output)
+    except (DataError, DamagedError):
+        return None
+    same = shards.manifest["fingerprint"] == fingerprint
+    whole = same and not any(shards.damaged_files()) and not any(damaged_record(output))
+    return shards.manifest if whole else None
+
+
+def _publish(output: Path, built: Built, run: dict[str, Any]) -> dict[str, Any]:
+    """Assemble the folder beside its place and swap it in."""
+    temporary = output.with_name(f".{output.name}.tmp-{built.fingerprint}")
+    storage.remove_tree(temporary)
+    storage.make_folder(temporary)
+    manifest = assemble(temporary, built)
+    write_run_record(temporary, run, report_page(manifest))
+    for other in output.parent.glob(f".{output.name}.tmp-*"):
+        if other != temporary:
+            storage.remove_tree(other)
+    storage.publish(temporary, output)
+    return manifest
+
+
+def _run_record(begin: float, num_workers: int, runner: TaskRunner) -> dict[str, Any]:
+    """Return what depends on the clock or the machine."""
+    return {
+        "sftdata": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin)),
+        "seconds": round(time.time() - begin, 3),
+        "stage_seconds": runner.seconds,
+        "workers": num_workers,
+        "tasks": len(runner.planned),
+        "reused": runner.num_reused,
+    }

@@ -1,0 +1,245 @@
+"""The tasks of a build: what each one is asked to do, and all that its result depends on.
+
+A task's fingerprint is made from its dependencies alone: bytes read, options, files that a step reads, the project's code that
+it reaches and the versions of the libraries that it names. Paths of this machine are in the specification, never in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from sftdata import registry, storage
+from sftdata.recipe import Source, StepSpec
+from sftdata.recipe_loader import Loaded
+from sftdata.scanning import Part, cleaners_of
+from sftdata.shards import COLUMN_TYPES
+from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
+from sftdata.templates.built_in import FOLDER
+from sftdata.tokenizers.files import FILES, locate
+from sftdata.work import Task, code_fingerprint, fingerprint, library_version
+
+Specification = dict[str, Any]
+
+
+class Planned(NamedTuple):
+    """A task with the named things that its fingerprint was made from: what changed between two builds is found by name."""
+
+    task: Task
+    depends_on: dict[str, Any]
+
+
+class Prepared(NamedTuple):
+    """An input part with its finished Prepare task and what that returned."""
+
+    part: Part
+    task: Task
+    summary: dict[str, Any]
+
+
+class TaskMaker:
+    """Makes the tasks of one build of a recipe in one work folder."""
+
+    def __init__(self, loaded: Loaded, work_folder: Path) -> None:
+        self.loaded = loaded
+        self.recipe = loaded.recipe
+        self.work_folder = work_folder
+
+    def _plan(self, stage: str, name: str, spec: Specification, depends_on: dict[str, Any]) -> Planned:
+        return Planned(Task(stage, name, fingerprint({"stage": stage, **depends_on}), str(self.work_folder), spec), depends_on)
+
+    def prepare(self, part: Part, limit: int | None, *, format_records: bool = True) -> Planned:
+        """Read and clean one input part; without a format (for `ingest`) it is only read."""
+        source = part.source
+        cleaners = cleaners_of(self.loaded, source) if format_records else []
+        spec = {
+            "source": source.name,
+            "path": str(part.file.path),
+            "file": part.file.name,
+            "ingest": _named(source.ingest),
+            "clean": [_named(step) for step in cleaners],
+            "format": _named(source.format) if format_records else None,
+            "limit": limit,
+            "allow_code": self.loaded.allow_code,
+        }
+        depends_on = {
+            "bytes": part.digest,
+            "file name": part.file.name,
+            "source name": source.name,
+            "ingest": self._step("ingestor", source.ingest),
+            **{f"clean {number} {step.name}": self._step("cleaner", step) for number, step in enumerate(cleaners, 1)},
+            "format": self._step("formatter", source.format) if format_records else None,
+            "limit": limit,
+            "code of prepare": code_fingerprint("sftdata.preparing"),
+        }
+        return self._plan("prepare", f"{source.name} {part.file.name}", spec, depends_on)
+
+    def _step(self, kind: str, spec: StepSpec) -> dict[str, Any]:
+        step = registry.find_step(kind, spec.name, allow_code=self.loaded.allow_code)
+        assets = step.assets(**spec.options) if step.assets is not None else ()
+        return {
+            "name": spec.name,
+            "options": spec.options,
+            "code": code_fingerprint(step.module),
+            "libraries": {library: library_version(library) for library in step.libraries},
+            "assets": [storage.file_digest(Path(path)) for path in assets],
+        }
+
+    def resolve(self, prepared: Sequence[Prepared]) -> Planned:
+        """Decide over all prepared rows: duplicates and the split."""
+        dedup = self.recipe.dedup
+        options = {"dedup": dedup.model_dump() if dedup else None, "split": self.recipe.split.model_dump(), "seed": self.recipe.seed}
+        spec = {"parts": [str(item.task.entry) for item in prepared], **options}
+        depends_on = {
+            "prepared parts": [item.task.fingerprint for item in prepared],
+            **options,
+            "code of resolve": code_fingerprint("sftdata.resolving"),
+        }
+        return self._plan("resolve", "all rows", spec, depends_on)
+
+    def tokenizer(self, prepared: Sequence[Prepared], resolved: Task, kept: Sequence[str]) -> Planned:
+        """Load or learn the tokenizer. `kept` are digests of the rows of each part that stay."""
+        options = self.recipe.tokenizer
+        spec: Specification = {"path": None, "train": None, "template": self._template()}
+        depends_on: dict[str, Any] = {
+            "template": self._template_identity(),
+            "code of the tokenizer": code_fingerprint("sftdata.tokenizer_making"),
+            "tokenizers": library_version("tokenizers"),
+        }
+        if options.path is not None:
+            path = locate(options.path, self.loaded.folder)
+            spec["path"] = str(path)
+            depends_on["tokenizer files"] = _tokenizer_digests(path)
+        else:
+            assert options.train is not None
+            sources = [self._learned_from(item) for item in prepared]
+            spec.update(train=options.train.model_dump(), sources=sources, decisions=str(resolved.entry))
+            depends_on["train"] = options.train.model_dump()
+            depends_on["split"] = [self.recipe.split.model_dump(), self.recipe.seed]
+            depends_on["learned from"] = [[item.task.fingerprint, rows] for item, rows in zip(prepared, kept, strict=True)]
+        return self._plan("tokenizer", "tokenizer", spec, depends_on)
+
+    def _learned_from(self, item: Prepared) -> dict[str, Any]:
+        form = _named(item.part.source.format)
+        return {"documents": str(item.task.entry), "format": form, "allow_code": self.loaded.allow_code}
+
+    def _template(self) -> str:
+        """Return the chat template as `load_template` takes it."""
+        name = self.recipe.tokenizer.chat_template
+        return name if name in (TOKENIZER_DEFAULT, *built_in_names()) else str(self.loaded.resolve(name))
+
+    def _template_identity(self) -> Any:
+        name = self.recipe.tokenizer.chat_template
+        if name == TOKENIZER_DEFAULT:
+            return name
+        path = FOLDER / f"{name}.yaml" if name in built_in_names() else self.loaded.resolve(name)
+        return storage.file_digest(path) if path.is_file() else name
+
+    def tokenize(self, number: int, item: Prepared, resolved: Task, kept: str, tokenizer: Task) -> Planned:
+        """Tokenize the rows of part `number` that stay."""
+        source = item.part.source
+        options = self.recipe.tokenize.model_dump(exclude={"sequence_len", "excess_length"})
+        spec = {
+            "source": source.name,
+            "documents": str(item.task.entry),
+            "decisions": str(resolved.entry),
+            "part": number,
+            "tokenizer": str(tokenizer.entry),
+            "template": self._template(),
+            "format": _named(source.format),
+            "category": category_of(source),
+            "tokenize": options,
+            "allow_code": self.loaded.allow_code,
+        }
+        depends_on = {
+            "prepared part": item.task.fingerprint,
+            "rows that stay": kept,
+            "tokenizer": folder_digest(tokenizer.entry),
+            "template": self._template_identity(),
+            "format": self._step("formatter", source.format),
+            "category": category_of(source),
+            "tokenize": options,
+            "code of tokenize": code_fingerprint("sftdata.tokenizing"),
+            "libraries": {name: library_version(name) for name in ("tokenizers", "fastokens", "jinja2")},
+        }
+        return self._plan("tokenize", item.task.name, spec, depends_on)
+
+    def plan(self, tokenized: Sequence[tuple[Prepared, Task]], resolved: Task) -> Planned:
+        """Decide over all tokenized rows: truncation, order and packs."""
+        recipe = self.recipe
+        bins = recipe.mix.num_bins if recipe.mix.strategy == "buckets" else None
+        options = {
+            "categories": [_category_number(category_of(item.part.source)) for item, _ in tokenized],
+            "tokenize": recipe.tokenize.model_dump(include={"sequence_len", "excess_length"}),
+            "mix": {"strategy": recipe.mix.strategy, "bins": bins, "shuffle": recipe.mix.shuffle},
+            "pack": recipe.pack.model_dump(),
+            "shards": recipe.shards.model_dump(),
+            "split": recipe.split.model_dump(),
+            "seed": recipe.seed,
+        }
+        parts = [task.entry.relative_to(self.work_folder).as_posix() for _, task in tokenized]
+        spec = {"work": str(self.work_folder), "parts": parts, "decisions": str(resolved.entry), **options}
+        depends_on = {
+            "tokenized parts": [task.fingerprint for _, task in tokenized],
+            "decisions": resolved.fingerprint,
+            **options,
+            "code of plan": code_fingerprint("sftdata.planning"),
+        }
+        return self._plan("plan", "all rows", spec, depends_on)
+
+    def gather(self, plan: Task, summary: dict[str, Any]) -> list[Planned]:
+        """Fill the shards of all splits, one task a shard."""
+        planned = []
+        columns = shard_columns(summary["splits"])
+        for split, found in summary["splits"].items():
+            first = 0
+            for number, num_rows in enumerate(found["shard_rows"]):
+                rows = {"split": split, "first_row": first, "num_rows": num_rows, "columns": columns}
+                spec = {"work": str(self.work_folder), "plan": str(plan.entry), **rows}
+                depends_on = {
+                    "plan": plan.fingerprint,
+                    **rows,
+                    "code of gather": code_fingerprint("sftdata.gathering"),
+                    "pyarrow": library_version("pyarrow"),
+                }
+                planned.append(self._plan("gather", f"{split} shard {number}", spec, depends_on))
+                first += num_rows
+        return planned
+
+
+def shard_columns(splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the columns of all splits, which are the same: those of the training split's layout."""
+    packed = splits["train"]["strategy"] != "padding"
+    weighted = any(found["weighted"] for found in splits.values())
+    wanted = {"input_ids", "labels", "seq_lengths" if packed else "attention_mask", *(["loss_weights"] if weighted else [])}
+    return [name for name in COLUMN_TYPES if name in wanted]
+
+
+def category_of(source: Source) -> str:
+    """Return what mixing counts a source's rows as."""
+    return source.category or source.name
+
+
+def _category_number(category: str) -> int:
+    """Return a number that depends on the category's name alone, so that another category moves none of its rows."""
+    return int(np.uint32(xxhash.xxh32_intdigest(category.encode("utf-8"))).view(np.int32))
+
+
+def _named(step: StepSpec) -> tuple[str, dict[str, Any]]:
+    return step.name, step.options
+
+
+def _tokenizer_digests(path: Path) -> dict[str, str]:
+    """Return the digests of the files of a tokenizer by name; nothing where there is none, which reading it will say."""
+    beside = path if path.is_dir() else path.parent
+    files = [beside / name for name in FILES] if path.is_dir() else [path, *(beside / name for name in FILES[1:])]
+    return {file.name: storage.file_digest(file) for file in files if file.is_file()}
+
+
+def folder_digest(folder: Path) -> str:
+    """Return one digest of the bytes and names of all files of a folder."""
+    return fingerprint({path.name: storage.file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()})

@@ -1,0 +1,1 @@
+"""What a person looks at: one row, one record's life, the report, the check of a folder."""
