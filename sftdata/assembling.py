@@ -18,6 +18,7 @@ import yaml
 from sftdata import storage
 from sftdata.card import dataset_card
 from sftdata.gathering import LINEAGE_FILE, SHARD_FILE
+from sftdata.planning import plan_name
 from sftdata.preparing import LEDGER_FILE, QUARANTINE_FILE
 from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
@@ -70,10 +71,12 @@ def assemble(folder: Path, built: Built) -> dict[str, Any]:
     storage.write_bytes(folder / "recipe.yaml", resolved_recipe(built.loaded).encode("utf-8"))
     side = storage.make_folder(folder / SIDE_FOLDER)
     _write_side_tables(side, built)
-    _copy_files(built.plan.entry, side / "plan")
+    plans = storage.make_folder(side / "plan")
+    for split in splits:
+        storage.write_bytes(plans / plan_name(split), (built.plan.entry / plan_name(split)).read_bytes())
     body = manifest_body(built, shards, columns)
     storage.write_bytes(folder / "README.md", dataset_card(body).encode("utf-8"))
-    body["files"] = list(_list_files(folder))
+    body["files"] = list(list_files(folder))
     storage.write_bytes(folder / MANIFEST, sealed(body))
     return body
 
@@ -140,7 +143,7 @@ def _row_groups(schema: pa.Schema, streams: Iterable[Path]) -> Iterator[pa.Table
     yield pa.Table.from_batches(waiting, schema)
 
 
-def _list_files(folder: Path) -> Iterator[dict[str, Any]]:
+def list_files(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield path, size and checksum of every file that the manifest vouches for, by path."""
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode()):
         name = path.relative_to(folder).as_posix()

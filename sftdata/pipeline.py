@@ -96,8 +96,8 @@ def build(
     with storage.lock(output):
         storage.recover(output)
         remove_leftovers(work)
-        parts = scan(loaded, exclude=(output, work))
-        executor = _executor(workers, parts)
+        parts = _scan(loaded, output, work)
+        executor = choose_executor(workers, parts)
         runner = TaskRunner(perform, executor)
         try:
             built = tell(TaskMaker(loaded, work), runner, parts, limit)
@@ -127,7 +127,7 @@ def plan_build(
     _check_counts(None, limit)
     rehearsal = Rehearsal(read_history(work, loaded.recipe.name))
     try:
-        tell(TaskMaker(loaded, work), rehearsal, scan(loaded, exclude=(output, work)), limit)
+        tell(TaskMaker(loaded, work), rehearsal, _scan(loaded, output, work), limit)
     except NotYetKnown:
         known = {task.stage for task in rehearsal.tasks}
         later = [stage for stage in STAGES if stage not in known]
@@ -219,6 +219,10 @@ def _loaded(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: b
     return recipe
 
 
+def _scan(loaded: Loaded, output: Path, work: Path) -> list[Part]:
+    return scan(loaded.recipe.sources, loaded.folder, exclude=(output, work), allow_code=loaded.allow_code)
+
+
 def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> tuple[Path, Path]:
     """Return the output folder and the work folder, absolute."""
     output = Path(out or loaded.recipe.output or f"shards/{loaded.recipe.name}").absolute()
@@ -235,7 +239,7 @@ def _check_counts(workers: int | None, limit: int | None) -> None:
             raise RecipeError(f"{name}: {value}; give at least 1")
 
 
-def _executor(workers: int | None, parts: Sequence[Part]) -> Any:
+def choose_executor(workers: int | None, parts: Sequence[Part]) -> Any:
     """Return worker processes, or this very process where there is too little to share."""
     if workers is None and sum(part.stamp[0] for part in parts) < SMALL_INPUT:
         return SerialExecutor()

@@ -16,6 +16,7 @@ from sftdata import progress, registry
 from sftdata.cleaning import BoundStep, Cleaned, SpanTable, bind, clean, write_back
 from sftdata.errors import ConservationError, DataError
 from sftdata.ledger import Entry
+from sftdata.record_json import canonical
 from sftdata.records import Bad, Example, InvalidRecord, Record
 from sftdata.schemas import DOCUMENT, KEYS, LEDGER, QUARANTINE, QUARANTINE_BYTES
 from sftdata.sources import InputFile
@@ -68,7 +69,7 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             counts=Counter(),
         )
         for batch in _batches(part, spec):
-            _prepare_batch(part, batch)
+            _prepare_batch(part, batch, spec["ingest"][0])
             progress.tick(len(batch))
     _check_conservation(part)
     return {"counts": dict(sorted(part.counts.items()))}
@@ -82,12 +83,12 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
         yield batch
 
 
-def _prepare_batch(part: _Part, batch: list[Record | Bad]) -> None:
+def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> None:
     part.counts["records"] += len(batch)
     records: list[Record] = []
     for record in batch:
         if isinstance(record, Bad):
-            _quarantine(part, record.key, record.reason, record.place, record.raw)
+            _quarantine(part, record.key, ingestor, record.reason, (record.place, record.raw))
         else:
             records.append(record)
     if part.format is None:
@@ -114,7 +115,7 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
             example = function(record.fields, **options)
         except InvalidRecord as error:
             place = f"record {record.key}: {error.detail}"
-            _quarantine(part, record.key, error.reason, place, orjson.dumps(record.fields, default=str))
+            _quarantine(part, record.key, name, error.reason, (place, canonical(record.fields).encode("utf-8", "replace")))
             continue
         part.counts[f"shape:{example.shape}"] += 1
         kept.append(record)
@@ -122,13 +123,15 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
     return kept, examples
 
 
-def _quarantine(part: _Part, key: str, reason: str, place: str, raw: bytes) -> None:
+def _quarantine(part: _Part, key: str, step: str, reason: str, found: tuple[str, bytes]) -> None:
+    """Put a record aside, with the place and the bytes that were found there."""
+    place, raw = found
     row_id = f"{part.file.name}#{key}"
     part.counts["quarantined"] += 1
     part.counts[f"quarantine:{reason}"] += 1
     where = f"{part.file.path.name}: {place}"
     part.quarantine.append((part.source, row_id, reason, where, raw[:QUARANTINE_BYTES]))
-    part.ledger.append(Entry(part.source, row_id, -1, "prepare", "ingest", "", "quarantine", reason, where))
+    part.ledger.append(Entry(part.source, row_id, -1, "prepare", step, "", "quarantine", reason, where))
 
 
 def _write_plain(part: _Part, records: list[Record]) -> None:
@@ -171,16 +174,6 @@ def _digests(spans: SpanTable, kept: list[int]) -> list[list[Any]]:
         digests[row].update(data)
         texts[row].append(xxhash.xxh3_64_intdigest(data))
     return [[digests[row].digest() for row in kept], [texts[row] for row in kept]]
-
-
-def canonical(record: dict[str, Any]) -> str:
-    """Return a record as canonical JSON text: keys in the record's order, no spaces, UTF-8 as it is."""
-    try:
-        return orjson.dumps(record).decode()
-    except TypeError:
-        import json
-
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))  # integers past 64 bits
 
 
 def _check_conservation(part: _Part) -> None:

@@ -50,7 +50,7 @@ def load_recipe(
     if not isinstance(document.value, dict):
         raise RecipeError(f"{path}:1 a recipe is a mapping of keys to values")
     for override in overrides:
-        _apply_override(document.value, override, path.resolve().parent)
+        apply_override(document.value, override, path.resolve().parent)
     if out is not None:
         document.value["output"] = str(out)
     try:
@@ -104,7 +104,8 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _apply_override(recipe: dict[str, Any], override: str, folder: Path) -> None:
+def apply_override(recipe: dict[str, Any], override: str, folder: Path) -> None:
+    """Set one `a.b=value` in a recipe; paths are turned from the current folder to `folder`, the recipe's. Raises RecipeError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {override}: write it as a.b=value")

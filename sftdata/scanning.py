@@ -8,8 +8,7 @@ from pathlib import Path
 
 from sftdata import registry, storage
 from sftdata.errors import DataError
-from sftdata.recipe import Source, StepSpec
-from sftdata.recipe_loader import Loaded
+from sftdata.recipe import Source
 from sftdata.sources import InputFile, list_files
 
 
@@ -25,15 +24,16 @@ class Part:
     """(size, mtime in ns) when it was scanned: a file that changes during the build is noticed."""
 
 
-def scan(loaded: Loaded, exclude: Sequence[Path]) -> list[Part]:
-    """Return the parts of all sources, in the order of the recipe and, inside a source, of the files' names.
+def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, allow_code: bool = False) -> list[Part]:
+    """Return the parts of all sources, in the order given and, inside a source, of the files' names.
 
-    Raises DataError where a path matches nothing or a file cannot be read.
+    `folder` is what the sources' paths are relative to; folders in `exclude` are not read. Raises DataError where a path
+    matches nothing or a file cannot be read.
     """
     parts = []
-    for source in loaded.recipe.sources:
-        step = registry.find_step("ingestor", source.ingest.name, allow_code=loaded.allow_code)
-        paths = [loaded.resolve(path) for path in source.path]
+    for source in sources:
+        step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
+        paths = [folder / Path(path).expanduser() for path in source.path]
         try:
             files = list_files(paths, step.suffixes, exclude)
         except DataError as error:
@@ -57,8 +57,3 @@ def check_unchanged(parts: Sequence[Part]) -> None:
             changed = True
         if changed and (not part.file.path.is_file() or storage.file_digest(part.file.path) != part.digest):
             raise DataError(f"{part.file.path}: changed while it was read; run the build again")
-
-
-def cleaners_of(loaded: Loaded, source: Source) -> list[StepSpec]:
-    """Return the cleaners of a source in the order they run: its own, then the recipe's."""
-    return [*source.clean, *loaded.recipe.cleaners]

@@ -59,7 +59,12 @@ def write_shard(path: Path, columns: Iterable[str], batches: Iterable[pa.RecordB
 
 
 def write_split_metadata(folder: Path, columns: Iterable[str], names: list[str], fingerprint: str) -> None:
-    """Write the `state.json` and `dataset_info.json` that `datasets.load_from_disk` asks for."""
+    """Write what `datasets.load_from_disk` asks for beside the shards of a split."""
+    write_dataset_state(folder, {name: _list_feature(COLUMN_TYPES[name]) for name in columns}, names, fingerprint)
+
+
+def write_dataset_state(folder: Path, features: Mapping[str, Any], names: list[str], fingerprint: str) -> None:
+    """Write `state.json` and `dataset_info.json` for Arrow files with the given `datasets` features."""
     state = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": fingerprint,
@@ -70,7 +75,8 @@ def write_split_metadata(folder: Path, columns: Iterable[str], names: list[str],
         "_split": None,
     }
     storage.write_json(folder / "state.json", state)
-    write_dataset_info(folder, {name: _list_feature(COLUMN_TYPES[name]) for name in columns})
+    info = {"citation": "", "description": "", "features": dict(features), "homepage": "", "license": ""}
+    storage.write_json(folder / "dataset_info.json", info)
 
 
 def _list_feature(kind: pa.ListType) -> dict[str, Any]:
@@ -79,12 +85,6 @@ def _list_feature(kind: pa.ListType) -> dict[str, Any]:
 
 def _dtype_name(kind: pa.DataType) -> str:
     return {"float": "float32"}.get(str(kind), str(kind))
-
-
-def write_dataset_info(folder: Path, features: Mapping[str, Any]) -> None:
-    """Write `dataset_info.json` for the given `datasets` features."""
-    info = {"citation": "", "description": "", "features": dict(features), "homepage": "", "license": ""}
-    storage.write_json(folder / "dataset_info.json", info)
 
 
 def sealed(value: Mapping[str, Any]) -> bytes:

@@ -1,71 +1,35 @@
 """The one seam through which everything that sftdata writes goes.
 
 A file is written under a temporary name, flushed to the disk, renamed, and its folder flushed; a folder is published whole by a
-rename. Every operation passes a failpoint, so that a test can kill the process or fail the operation at any one of them:
-`SFTDATA_FAILPOINT=op:n:action` acts at the n-th operation (from 1) whose name is `op` (`any` counts all), with action `kill`,
-`enospc`, `eio` or `short`. `SFTDATA_FAILPOINT_LOG=file` appends one line an operation, which tells a test how many there are.
+rename. Every operation passes a failpoint (`failpoints.py`), so that a test can kill the process or fail the operation there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import io
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from sftdata.errors import LockedError, StorageError
+from sftdata.failpoints import reach
 
 CHUNK = 1 << 20
 
 
-class _Failpoint:
-    """Counts operations and acts at the chosen one; with no variable set it is a no-op."""
-
-    def __init__(self) -> None:
-        wanted = os.environ.get("SFTDATA_FAILPOINT", "")
-        self.log = os.environ.get("SFTDATA_FAILPOINT_LOG", "")
-        self.active = bool(wanted)
-        self.count = 0
-        if wanted:
-            self.operation, number, self.action = wanted.split(":")
-            self.number = int(number)
-
-    def reached(self, operation: str, path: Path) -> str:
-        """Return the action to take at this operation, or an empty string."""
-        if self.log:
-            with open(self.log, "a", encoding="utf-8") as log:
-                log.write(f"{operation} {path.name}\n")
-        if not self.active or self.operation not in (operation, "any"):
-            return ""
-        self.count += 1
-        return self.action if self.count == self.number else ""
-
-
-@cache
-def _failpoint() -> _Failpoint:
-    return _Failpoint()
-
-
-def _reach(operation: str, path: Path) -> bool:
-    """Pass a failpoint. Returns True where the caller shall write only half of its bytes and then fail."""
-    action = _failpoint().reached(operation, path)
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if action == "enospc":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    if action == "eio":
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-    return action == "short"
+CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; free some space and run again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; name a folder that you may write to"),
+}
 
 
 @contextmanager
@@ -73,7 +37,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+        cure = CURES.get(error.errno or 0, "")
         raise StorageError(f"{error.filename or path}: {error.strerror or error}{cure}") from error
 
 
@@ -83,7 +47,7 @@ class HashingFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         with _storage_errors(path):
-            _reach("create", path)
+            reach("create", path)
             self._file = open(path, "wb", buffering=0)
         self._path = path
         self._hash = xxhash.xxh3_128()
@@ -97,7 +61,7 @@ class HashingFile(io.RawIOBase):
         """Write all of `data`."""
         view = memoryview(data).cast("B")
         with _storage_errors(self._path):
-            if _reach("write", self._path):
+            if reach("write", self._path):
                 self._file.write(view[: len(view) // 2])
                 raise OSError(errno.EIO, "short write", str(self._path))
             written = 0
@@ -118,13 +82,14 @@ class HashingFile(io.RawIOBase):
     def sync(self) -> None:
         """Flush the file to the disk."""
         with _storage_errors(self._path):
-            _reach("fsync", self._path)
+            reach("fsync", self._path)
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
         if not self.closed:
-            self._file.close()
+            with _storage_errors(self._path):
+                self._file.close()
         super().close()
 
 
@@ -149,8 +114,9 @@ def create(path: Path, *, durable: bool = True) -> Iterator[HashingFile]:
         file.close()
         rename(temporary, path, durable=durable)
     except BaseException:
-        file.close()
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(StorageError, OSError):  # what went wrong first is what the user needs to know
+            file.close()
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -170,7 +136,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> str:
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk."""
     with _storage_errors(folder):
-        _reach("fsync_folder", folder)
+        reach("fsync_folder", folder)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -178,10 +144,21 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush a folder to the disk with all that is in it: also what libraries wrote there, which flush nothing themselves."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(root, name)
+            with _storage_errors(path), open(path, "rb") as file:
+                reach("fsync", path)
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
+
+
 def rename(source: Path, target: Path, *, durable: bool = True) -> None:
     """Rename a file or folder over `target` and flush the folder that holds it."""
     with _storage_errors(target):
-        _reach("rename", target)
+        reach("rename", target)
         os.rename(source, target)
     if durable:
         sync_folder(target.parent)
@@ -190,7 +167,7 @@ def rename(source: Path, target: Path, *, durable: bool = True) -> None:
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents."""
     with _storage_errors(path):
-        _reach("mkdir", path)
+        reach("mkdir", path)
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -201,14 +178,14 @@ def link_or_copy(source: Path, target: Path) -> None:
     Both names are read-only from here on: whoever changes one damages the other, which checksums then show.
     """
     with _storage_errors(target):
-        _reach("link", target)
+        reach("link", target)
         try:
             os.link(source, target)
             return
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
                 raise
-    with open(source, "rb") as old, create(target) as new:
+    with create(target) as new, _storage_errors(source), open(source, "rb") as old:
         while chunk := old.read(CHUNK):
             new.write(chunk)
 
@@ -216,7 +193,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it; one that is not there is fine."""
     with _storage_errors(path):
-        _reach("remove", path)
+        reach("remove", path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -244,16 +221,45 @@ def lock(folder: Path) -> Iterator[None]:
     with _storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "another process"
-            raise LockedError(f"{folder}: {holder} is building this folder; wait for it or use another --out") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()}".encode("ascii"), 0)
+        with _storage_errors(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "another process"
+                raise LockedError(f"{folder}: {holder} is building this folder; wait for it or use another --out") from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()}".encode("ascii"), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Mark an existing folder as being written to, until the block ends or the process dies; several may do so at once."""
+    with _storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with _storage_errors(folder):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Say whether a living process holds the folder with `in_use`."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def old_name(folder: Path) -> Path:
@@ -263,11 +269,16 @@ def old_name(folder: Path) -> Path:
 
 def publish(temporary: Path, folder: Path) -> None:
     """Put a complete folder in the place of `folder`: old aside, new in, old removed. Run under `lock`."""
-    sync_folder(temporary)
+    recover(folder)
+    sync_tree(temporary)
     aside = old_name(folder)
     if folder.exists():
         rename(folder, aside)
-    rename(temporary, folder)
+    try:
+        rename(temporary, folder)
+    except StorageError:
+        recover(folder)
+        raise
     remove_tree(aside)
 
 

@@ -16,7 +16,7 @@ import xxhash
 from sftdata import registry, storage
 from sftdata.recipe import Source, StepSpec
 from sftdata.recipe_loader import Loaded
-from sftdata.scanning import Part, cleaners_of
+from sftdata.scanning import Part
 from sftdata.shards import COLUMN_TYPES
 from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
 from sftdata.templates.built_in import FOLDER
@@ -41,6 +41,51 @@ class Prepared(NamedTuple):
     summary: dict[str, Any]
 
 
+def prepare_task(
+    part: Part, work_folder: Path, *, limit: int | None, cleaners: Sequence[StepSpec], formatter: StepSpec | None, allow_code: bool
+) -> Planned:
+    """Read one input part and clean its records; without a formatter, which says where a record's texts are, it is only read."""
+    source = part.source
+    spec = {
+        "source": source.name,
+        "path": str(part.file.path),
+        "file": part.file.name,
+        "ingest": _named(source.ingest),
+        "clean": [_named(step) for step in cleaners],
+        "format": _named(formatter) if formatter else None,
+        "limit": limit,
+        "allow_code": allow_code,
+    }
+    depends_on = {
+        "bytes": part.digest,
+        "file name": part.file.name,
+        "source name": source.name,
+        "ingest": _step_identity("ingestor", source.ingest, allow_code),
+        **{f"clean {number} {step.name}": _step_identity("cleaner", step, allow_code) for number, step in enumerate(cleaners, 1)},
+        "format": _step_identity("formatter", formatter, allow_code) if formatter else None,
+        "limit": limit,
+        "code of prepare": code_fingerprint("sftdata.preparing"),
+    }
+    return _planned(work_folder, "prepare", f"{source.name} {part.file.name}", spec, depends_on)
+
+
+def _step_identity(kind: str, spec: StepSpec, allow_code: bool) -> dict[str, Any]:
+    """Return all that a step's output depends on, its input aside."""
+    step = registry.find_step(kind, spec.name, allow_code=allow_code)
+    assets = step.assets(**spec.options) if step.assets is not None else ()
+    return {
+        "name": spec.name,
+        "options": spec.options,
+        "code": code_fingerprint(step.module),
+        "libraries": {library: library_version(library) for library in step.libraries},
+        "assets": [storage.file_digest(Path(path)) for path in assets],
+    }
+
+
+def _planned(work_folder: Path, stage: str, name: str, spec: Specification, depends_on: dict[str, Any]) -> Planned:
+    return Planned(Task(stage, name, fingerprint({"stage": stage, **depends_on}), str(work_folder), spec), depends_on)
+
+
 class TaskMaker:
     """Makes the tasks of one build of a recipe in one work folder."""
 
@@ -49,45 +94,17 @@ class TaskMaker:
         self.recipe = loaded.recipe
         self.work_folder = work_folder
 
-    def _plan(self, stage: str, name: str, spec: Specification, depends_on: dict[str, Any]) -> Planned:
-        return Planned(Task(stage, name, fingerprint({"stage": stage, **depends_on}), str(self.work_folder), spec), depends_on)
-
-    def prepare(self, part: Part, limit: int | None, *, format_records: bool = True) -> Planned:
-        """Read and clean one input part; without a format (for `ingest`) it is only read."""
-        source = part.source
-        cleaners = cleaners_of(self.loaded, source) if format_records else []
-        spec = {
-            "source": source.name,
-            "path": str(part.file.path),
-            "file": part.file.name,
-            "ingest": _named(source.ingest),
-            "clean": [_named(step) for step in cleaners],
-            "format": _named(source.format) if format_records else None,
-            "limit": limit,
-            "allow_code": self.loaded.allow_code,
-        }
-        depends_on = {
-            "bytes": part.digest,
-            "file name": part.file.name,
-            "source name": source.name,
-            "ingest": self._step("ingestor", source.ingest),
-            **{f"clean {number} {step.name}": self._step("cleaner", step) for number, step in enumerate(cleaners, 1)},
-            "format": self._step("formatter", source.format) if format_records else None,
-            "limit": limit,
-            "code of prepare": code_fingerprint("sftdata.preparing"),
-        }
-        return self._plan("prepare", f"{source.name} {part.file.name}", spec, depends_on)
-
-    def _step(self, kind: str, spec: StepSpec) -> dict[str, Any]:
-        step = registry.find_step(kind, spec.name, allow_code=self.loaded.allow_code)
-        assets = step.assets(**spec.options) if step.assets is not None else ()
-        return {
-            "name": spec.name,
-            "options": spec.options,
-            "code": code_fingerprint(step.module),
-            "libraries": {library: library_version(library) for library in step.libraries},
-            "assets": [storage.file_digest(Path(path)) for path in assets],
-        }
+    def prepare(self, part: Part, limit: int | None) -> Planned:
+        """Read and clean one input part: the source's own cleaners, then the recipe's."""
+        cleaners = [*part.source.clean, *self.recipe.cleaners]
+        return prepare_task(
+            part,
+            self.work_folder,
+            limit=limit,
+            cleaners=cleaners,
+            formatter=part.source.format,
+            allow_code=self.loaded.allow_code,
+        )
 
     def resolve(self, prepared: Sequence[Prepared]) -> Planned:
         """Decide over all prepared rows: duplicates and the split."""
@@ -99,7 +116,7 @@ class TaskMaker:
             **options,
             "code of resolve": code_fingerprint("sftdata.resolving"),
         }
-        return self._plan("resolve", "all rows", spec, depends_on)
+        return _planned(self.work_folder, "resolve", "all rows", spec, depends_on)
 
     def tokenizer(self, prepared: Sequence[Prepared], resolved: Task, kept: Sequence[str]) -> Planned:
         """Load or learn the tokenizer. `kept` are digests of the rows of each part that stay."""
@@ -121,7 +138,7 @@ class TaskMaker:
             depends_on["train"] = options.train.model_dump()
             depends_on["split"] = [self.recipe.split.model_dump(), self.recipe.seed]
             depends_on["learned from"] = [[item.task.fingerprint, rows] for item, rows in zip(prepared, kept, strict=True)]
-        return self._plan("tokenizer", "tokenizer", spec, depends_on)
+        return _planned(self.work_folder, "tokenizer", "tokenizer", spec, depends_on)
 
     def _learned_from(self, item: Prepared) -> dict[str, Any]:
         form = _named(item.part.source.format)
@@ -160,13 +177,13 @@ class TaskMaker:
             "rows that stay": kept,
             "tokenizer": folder_digest(tokenizer.entry),
             "template": self._template_identity(),
-            "format": self._step("formatter", source.format),
+            "format": _step_identity("formatter", source.format, self.loaded.allow_code),
             "category": category_of(source),
             "tokenize": options,
             "code of tokenize": code_fingerprint("sftdata.tokenizing"),
             "libraries": {name: library_version(name) for name in ("tokenizers", "fastokens", "jinja2")},
         }
-        return self._plan("tokenize", item.task.name, spec, depends_on)
+        return _planned(self.work_folder, "tokenize", item.task.name, spec, depends_on)
 
     def plan(self, tokenized: Sequence[tuple[Prepared, Task]], resolved: Task) -> Planned:
         """Decide over all tokenized rows: truncation, order and packs."""
@@ -189,7 +206,7 @@ class TaskMaker:
             **options,
             "code of plan": code_fingerprint("sftdata.planning"),
         }
-        return self._plan("plan", "all rows", spec, depends_on)
+        return _planned(self.work_folder, "plan", "all rows", spec, depends_on)
 
     def gather(self, plan: Task, summary: dict[str, Any]) -> list[Planned]:
         """Fill the shards of all splits, one task a shard."""
@@ -206,7 +223,7 @@ class TaskMaker:
                     "code of gather": code_fingerprint("sftdata.gathering"),
                     "pyarrow": library_version("pyarrow"),
                 }
-                planned.append(self._plan("gather", f"{split} shard {number}", spec, depends_on))
+                planned.append(_planned(self.work_folder, "gather", f"{split} shard {number}", spec, depends_on))
                 first += num_rows
         return planned
 

@@ -70,11 +70,36 @@ def read(path: Path) -> TokenizerFiles:
     return TokenizerFiles(tokenizer, config, _chat_template(beside, config))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Return the text of a tokenizer's file. Raises TokenizerError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TokenizerError(f"tokenizer {path}: cannot be read: {error}") from error
+
+
+def load(text: str, place: str) -> Any:
+    """Return the `tokenizers.Tokenizer` of a `tokenizer.json`, which neither truncates nor pads. Raises TokenizerError.
+
+    place: what an error shall name.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # `tokenizers` raises plain Exception for whatever it cannot read
+        reason = " ".join(str(error).split())
+        raise TokenizerError(f"tokenizer {place}: cannot be loaded: {reason}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path))
+    except ValueError as error:
+        raise TokenizerError(f"tokenizer {path}: is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise TokenizerError(f"tokenizer {path}: is no JSON object")
     return value
@@ -93,11 +118,11 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
 
 def add_special_tokens(files: TokenizerFiles, tokens: Sequence[str]) -> list[str]:
     """Add the special tokens that are missing, with the next free ids; returns those that were added."""
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
     missing = [token for token in tokens if token not in files.added_tokens]
     if missing:
-        tokenizer = Tokenizer.from_str(json.dumps(files.tokenizer))
+        tokenizer = load(json.dumps(files.tokenizer), "tokenizer.json")
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
         files.tokenizer = json.loads(tokenizer.to_str())
     return missing

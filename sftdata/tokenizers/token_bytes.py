@@ -1,17 +1,19 @@
 """The bytes that each token of a vocabulary stands for, and token borders computed from them.
 
-Two families are known: byte-level BPE (GPT-2's byte alphabet) and SentencePiece-like vocabularies (`▁` for a space, `<0x0A>` for a
-byte). Any other tokenizer has no table, and its borders come from `tokenizers`' own offsets.
+Two families are known: byte-level BPE (GPT-2's byte alphabet) and SentencePiece-like vocabularies (`▁` for a space, `<0x0A>`
+for a byte). Any other tokenizer has no table, and its borders come from `tokenizers`' own offsets.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 SPACE = "▁"
@@ -21,74 +23,67 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class TokenBytes:
     """A table from token id to bytes."""
 
-    def __init__(self, pieces: list[bytes], prepended: str) -> None:
-        lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    def __init__(self, pieces: list[bytes], added: Sequence[int], prepended: str) -> None:
+        """Make the table. `pieces`: the bytes of every token. `added`: the ids of the added tokens.
+
+        `prepended`: where the tokenizer puts a space that is not in the text: `none`, `first` (of the row) or `every` (after an
+        added token as well).
+        """
+        lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
         self._lengths = lengths
-        self._first = np.cumsum(lengths) - lengths
+        self._first = np.cumsum(lengths, dtype=np.int32) - lengths
         self._bytes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
-        self._begins_with_space = np.array([piece[:1] == b" " for piece in pieces], dtype=bool)
+        self._is_added = np.zeros(len(pieces), dtype=bool)
+        self._is_added[list(added)] = True
+        self._may_hold_virtual_space = np.array([piece[:1] == b" " for piece in pieces], dtype=bool) & ~self._is_added
         self._prepended = prepended
-        """Where the tokenizer puts a space that is not in the text: `none`, `first` (of the row) or `every` (after a control)."""
 
     def borders(
-        self,
-        ids: npt.NDArray[np.int32],
-        row_offsets: Int64,
-        data: npt.NDArray[np.uint8],
-        row_bytes: Int64,
-        is_control: npt.NDArray[np.bool_],
+        self, ids: Int32, row_offsets: Int64, data: npt.NDArray[np.uint8], row_bytes: Int64
     ) -> tuple[Int64, Int64, npt.NDArray[np.bool_]]:
         """Return (starts, ends, proven): byte borders of every token in `data`, and which rows they are proven for.
 
-        A row is proven when its tokens' bytes, put one after the other, are exactly the row's bytes.
+        A row is proven when its tokens' bytes, put one after the other, are exactly the row's bytes. The borders of the other
+        rows mean nothing.
         """
-        skipped = self._virtual_spaces(ids, row_offsets, is_control)
-        lengths = self._lengths[ids] - skipped
+        lengths = self._lengths.take(ids)
+        first = self._first.take(ids)
+        virtual = self._virtual_spaces(ids, row_offsets)
+        lengths[virtual] -= 1
+        first[virtual] += 1
         total = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum(lengths, out=total[1:])
-        row_first = total[row_offsets[:-1]]
-        proven = (total[row_offsets[1:]] - row_first) == np.diff(row_bytes)
-        proven &= self._rows_equal(ids, lengths, skipped, row_offsets, data, row_bytes, proven)
-        shift = np.repeat(row_bytes[:-1] - row_first, np.diff(row_offsets))
+        same_length = np.diff(total[row_offsets]) == np.diff(row_bytes)
+        if same_length.all():
+            return total[:-1], total[1:].copy(), self._equal_rows(first, lengths, total, data, row_bytes)
+        shift = np.repeat(row_bytes[:-1] - total[row_offsets[:-1]], np.diff(row_offsets))
+        tokens = np.repeat(same_length, np.diff(row_offsets))
+        kept_total = np.append(0, np.cumsum(lengths[tokens], dtype=np.int64))
+        kept_data = data[np.repeat(same_length, np.diff(row_bytes))]
+        kept_bytes = np.append(0, np.cumsum(np.diff(row_bytes)[same_length]))
+        proven = same_length.copy()
+        proven[same_length] = self._equal_rows(first[tokens], lengths[tokens], kept_total, kept_data, kept_bytes)
         return total[:-1] + shift, total[1:] + shift, proven
 
-    def _virtual_spaces(
-        self, ids: npt.NDArray[np.int32], row_offsets: Int64, is_control: npt.NDArray[np.bool_]
-    ) -> Int64:
-        """Return 1 for every token whose leading space the tokenizer put there itself."""
+    def _virtual_spaces(self, ids: Int32, row_offsets: Int64) -> npt.NDArray[np.intp]:
+        """Return the tokens whose leading space the tokenizer put there itself."""
         if self._prepended == "none" or len(ids) == 0:
-            return np.zeros(len(ids), dtype=np.int64)
-        begins = np.zeros(len(ids), dtype=bool)
-        first = row_offsets[:-1]
-        begins[first[first < row_offsets[1:]]] = True
-        control = is_control[ids]
+            return np.zeros(0, dtype=np.intp)
+        begins = row_offsets[:-1][row_offsets[:-1] < row_offsets[1:]]
         if self._prepended == "every":
-            begins[1:] |= control[:-1]
-        return (begins & ~control & self._begins_with_space[ids]).astype(np.int64)
+            after_added = np.flatnonzero(self._is_added.take(ids)) + 1
+            begins = np.union1d(begins, after_added[after_added < len(ids)])
+        return begins[self._may_hold_virtual_space[ids[begins]]]
 
-    def _rows_equal(
-        self,
-        ids: npt.NDArray[np.int32],
-        lengths: Int64,
-        skipped: Int64,
-        row_offsets: Int64,
-        data: npt.NDArray[np.uint8],
-        row_bytes: Int64,
-        candidate: npt.NDArray[np.bool_],
+    def _equal_rows(
+        self, first: Int32, lengths: Int32, total: Int64, data: npt.NDArray[np.uint8], row_bytes: Int64
     ) -> npt.NDArray[np.bool_]:
-        """Compare the tokens' bytes with the text's bytes, row by row where the lengths agree."""
-        if not candidate.all():
-            token_rows = np.repeat(candidate, np.diff(row_offsets))
-            ids, lengths, skipped = ids[token_rows], lengths[token_rows], skipped[token_rows]
-            data = data[np.repeat(candidate, np.diff(row_bytes))]
-        begin = np.cumsum(lengths) - lengths
-        index = np.arange(len(data)) + np.repeat(self._first[ids] + skipped - begin, lengths)
-        different = np.flatnonzero(self._bytes[index] != data)
-        equal = candidate.copy()
-        if len(different):
-            kept_rows = np.flatnonzero(candidate)
-            ends = np.cumsum(np.diff(row_bytes)[candidate])
-            equal[kept_rows[np.searchsorted(ends, different, side="right")]] = False
+        """Compare the tokens' bytes with the text's bytes; both are of one length, row by row."""
+        index = np.arange(len(data), dtype=np.int64)
+        index += np.repeat(first - total[:-1], lengths)
+        equal = np.ones(len(row_bytes) - 1, dtype=bool)
+        different = np.flatnonzero(self._bytes.take(index) != data)
+        equal[np.searchsorted(row_bytes, different, side="right") - 1] = False
         return equal
 
 
@@ -101,11 +96,11 @@ def read_token_bytes(value: dict[str, Any], tokenizer: Any) -> TokenBytes | None
     if decode is None:
         return None
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    added = {int(token["id"]): token["content"] for token in value.get("added_tokens", [])}
+    added = {int(token["id"]): token["content"] for token in value.get("added_tokens") or []}
     pieces = [b""] * (max(vocabulary.values(), default=-1) + 1)
     for token, number in vocabulary.items():
         pieces[number] = added[number].encode() if number in added else decode(token)
-    return TokenBytes(pieces, _probe_prepended(tokenizer, value))
+    return TokenBytes(pieces, list(added), _probe_prepended(tokenizer, pieces, next(iter(added.values()), None)))
 
 
 def _family(value: dict[str, Any]) -> Any:
@@ -149,14 +144,13 @@ def _decode_sentencepiece(token: str) -> bytes:
     return token.replace(SPACE, " ").encode("utf-8")
 
 
-def _probe_prepended(tokenizer: Any, value: dict[str, Any]) -> str:
-    """Find out by encoding where the tokenizer puts a space of its own before the text."""
+def _probe_prepended(tokenizer: Any, pieces: Sequence[bytes], added: str | None) -> str:
+    """Find out by encoding where the tokenizer puts a space of its own before the text. added: any added token."""
 
-    def begins_with_space(text: str, skip: int) -> bool:
-        tokens = tokenizer.encode(text, add_special_tokens=False).tokens
-        return len(tokens) > skip and bool(tokens[skip].startswith(SPACE))
+    def begins_with_space(text: str, skipped: int) -> bool:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids[skipped:]
+        return bool(ids) and pieces[ids[0]].startswith(b" ")
 
     if not begins_with_space("x", 0):
         return "none"
-    control = next((token["content"] for token in value.get("added_tokens", [])), None)
-    return "every" if control is None or begins_with_space(f"{control}x", 1) else "first"
+    return "every" if added is None or begins_with_space(f"{added}x", 1) else "first"

@@ -1,0 +1,173 @@
+"""Ingest: raw files to documents, without a recipe: read, number, quarantine, and write as a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sftdata import __version__, registry, storage
+from sftdata.accounting import add_counts, check_sources
+from sftdata.assembling import list_files, write_parquet
+from sftdata.errors import ConservationError, DataError, RecipeError
+from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
+from sftdata.preparing import DOCUMENTS_FILE, QUARANTINE_FILE
+from sftdata.record_json import canonical, parse
+from sftdata.recipe import Source, StepSpec
+from sftdata.runner import TaskRunner
+from sftdata.scanning import Part, check_unchanged, scan
+from sftdata.schemas import FORMAT_VERSION, QUARANTINE
+from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
+from sftdata.tables import read_batches
+from sftdata.tasks import prepare_task
+from sftdata.work import Task, fingerprint, remove_leftovers
+
+DOCUMENTS = "documents"
+"""The one split of an ingested folder."""
+
+OWN_COLUMNS = ("id", "source")
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """A finished ingest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def ingest(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    format: str,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    work_dir: str | Path | None = None,
+    allow_code: bool = False,
+) -> IngestResult:
+    """Read raw files into a folder that opens with `datasets.load_from_disk(folder)["documents"]`.
+
+    `format` names the ingestor, `options` are its options. Rows that cannot be read are in `quarantine.parquet`. Raises
+    RecipeError for a wrong format or option, DataError where a path holds nothing or nothing in it can be read.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise DataError("ingest: no path given")
+    source = _source(given, format, dict(options or {}), allow_code)
+    output = Path(out or Path(DOCUMENTS) / source.name).absolute()
+    work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
+    _check_output(output)
+    with storage.lock(output):
+        storage.recover(output)
+        remove_leftovers(work)
+        parts = scan([source], Path(), exclude=(output, work), allow_code=allow_code)
+        tasks, summaries = _read(parts, work, workers, allow_code)
+        check_sources([part.source.name for part in parts], summaries)
+        check_unchanged(parts)
+        return IngestResult(output, _publish(output, source, parts, tasks, summaries))
+
+
+def _source(given: Sequence[str | Path], format: str, options: dict[str, Any], allow_code: bool) -> Source:
+    """Return the paths as a source; its name is that of the first path, which need not be a name as recipes allow it."""
+    step = registry.find_step("ingestor", format, allow_code=allow_code)
+    spec = StepSpec(name=format, options=registry.check_options(step, options))
+    name = Path(given[0]).resolve().name or "root"
+    paths = [str(path) for path in given]
+    return Source.model_construct(name=name, path=paths, ingest=spec, clean=[], format=None, category=None, licence="")
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file())):
+        raise DataError(f"{output}: holds other files; name another folder with --out")
+
+
+def _read(parts: Sequence[Part], work: Path, workers: int | None, allow_code: bool) -> tuple[list[Task], list[dict[str, Any]]]:
+    if workers is not None and workers < 1:
+        raise RecipeError(f"workers: {workers}; give at least 1")
+    executor = choose_executor(workers, parts)
+    try:
+        planned = [
+            prepare_task(part, work, limit=None, cleaners=(), formatter=None, allow_code=allow_code) for part in parts
+        ]
+        return [item.task for item in planned], TaskRunner(perform, executor).map(planned)
+    finally:
+        executor.close()
+
+
+def _publish(
+    output: Path, source: Source, parts: Sequence[Part], tasks: Sequence[Task], summaries: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the folder beside its place and swap it in."""
+    identity = fingerprint([FORMAT_VERSION, [task.fingerprint for task in tasks]])
+    counts = add_counts(summaries)
+    temporary = output.with_name(f".{output.name}.tmp-{identity}")
+    storage.remove_tree(temporary)
+    storage.make_folder(temporary / DOCUMENTS)
+    documents = [task.entry / DOCUMENTS_FILE for task in tasks]
+    num_rows = _write_documents(temporary / DOCUMENTS, documents, identity)
+    if num_rows != counts["kept"] or counts["kept"] + counts["quarantined"] != counts["records"]:
+        raise ConservationError(f"{counts['records']:,} records in, {num_rows:,} rows out; nothing is published")
+    write_parquet(temporary / "quarantine.parquet", QUARANTINE, (task.entry / QUARANTINE_FILE for task in tasks))
+    storage.write_json(temporary / "dataset_dict.json", {"splits": [DOCUMENTS]})
+    files = [
+        {"name": part.file.name, "bytes": part.stamp[0], "xxh3": part.digest, **summary["counts"]}
+        for part, summary in zip(parts, summaries, strict=True)
+    ]
+    body = {
+        "format_version": FORMAT_VERSION,
+        "name": source.name,
+        "sftdata": __version__,
+        "fingerprint": identity,
+        "ingest": {source.ingest.name: source.ingest.options},
+        "counts": {"prepare": counts},
+        "inputs": files,
+        "files": list(list_files(temporary)),
+    }
+    storage.write_bytes(temporary / MANIFEST, sealed(body))
+    storage.publish(temporary, output)
+    return body
+
+
+def _write_documents(folder: Path, streams: Sequence[Path], identity: str) -> int:
+    """Write all documents as one Arrow stream with a column for each field; return the number of rows."""
+    fields = _fields(streams)
+    columns = {name: f"record.{name}" if name in OWN_COLUMNS else name for name in fields}
+    schema = pa.schema([(name, pa.string()) for name in (*OWN_COLUMNS, *columns.values())])
+    name = shard_name(0, 1)
+    num_rows = 0
+    with storage.create(folder / name) as file, pa.ipc.new_stream(pa.PythonFile(file, mode="w"), schema) as writer:
+        for batch in _batches(streams):
+            records = [parse(text) for text in batch.column("record").to_pylist()]
+            arrays = [pa.array(_cells(records, field, fields[field]), type=pa.string()) for field in fields]
+            own = [batch.column(column) for column in OWN_COLUMNS]
+            writer.write_batch(pa.RecordBatch.from_arrays([*own, *arrays], schema=schema))
+            num_rows += len(batch)
+    features = {name: {"dtype": "string", "_type": "Value"} for name in schema.names}
+    write_dataset_state(folder, features, [name], identity[:16])
+    return num_rows
+
+
+def _batches(streams: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for stream in streams:
+        yield from read_batches(stream)
+
+
+def _fields(streams: Sequence[Path]) -> dict[str, bool]:
+    """Return the fields of all records in the order they are first seen, and whether every value of them is text."""
+    fields: dict[str, bool] = {}
+    for batch in _batches(streams):
+        for text in batch.column("record").to_pylist():
+            for name, value in parse(text).items():
+                fields[name] = fields.get(name, True) and (value is None or isinstance(value, str))
+    return fields
+
+
+def _cells(records: Sequence[dict[str, Any]], field: str, is_text: bool) -> list[str | None]:
+    """Return one column: text as it is; where some value is not text, every value as JSON. A missing field is null."""
+    if is_text:
+        return [record.get(field) for record in records]
+    return [canonical(record[field]) if field in record else None for record in records]

@@ -1,0 +1,180 @@
+"""What the command line shows: progress on stderr, and views as text on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sftdata.runner import TaskPlan
+    from sftdata.views.decoding import Run
+    from sftdata.views.inspect import InspectedRow
+    from sftdata.views.preview import Preview
+    from sftdata.views.why import Life
+
+PLAIN_SECONDS = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+STYLES: dict[str, dict[str, Any]] = {
+    "trained": {"fg": "green"},
+    "context": {},
+    "control": {"fg": "yellow", "dim": True},
+    "trained control": {"fg": "green", "bold": True},
+}
+
+
+def note(text: str) -> None:
+    """Say something to the user, on stderr."""
+    click.echo(text, err=True)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+class _Lines:
+    """Progress as plain lines: one when a stage begins after a while, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._num_rows = 0
+        self._last = time.monotonic()
+
+    def stage(self, name: str, num_tasks: int) -> None:
+        """Begin a stage."""
+        self._stage, self._num_rows = f"{name} ({num_tasks} tasks)" if num_tasks > 1 else name, 0
+
+    def rows(self, count: int) -> None:
+        """Count rows, and say so every few seconds."""
+        self._num_rows += count
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            note(f"{self._stage}: {self._num_rows:,} rows")
+            self._last = time.monotonic()
+
+
+class _Bar:
+    """Progress as one line of a terminal that is written over."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._num_rows = 0
+        self._last = 0.0
+
+    def stage(self, name: str, num_tasks: int) -> None:
+        """Begin a stage."""
+        self._stage, self._num_rows, self._last = f"{name} ({num_tasks} tasks)" if num_tasks > 1 else name, 0, 0.0
+        self._draw()
+
+    def rows(self, count: int) -> None:
+        """Count rows, and draw the line anew ten times a second."""
+        self._num_rows += count
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= 0.1:
+            click.echo(f"\r\x1b[2K{self._stage}: {self._num_rows:,} rows", err=True, nl=False)
+            self._last = now
+
+    def clear(self) -> None:
+        """Take the line away."""
+        click.echo("\r\x1b[2K", err=True, nl=False)
+
+
+@contextmanager
+def show_progress() -> Iterator[None]:
+    """Show the progress of what runs in the block: a moving line on a terminal, plain lines elsewhere."""
+    from sftdata import progress
+
+    shown = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        with progress.listen(shown.rows, shown.stage):
+            yield
+    finally:
+        if isinstance(shown, _Bar):
+            shown.clear()
+
+
+def show_plan(tasks: list[TaskPlan]) -> None:
+    """Print what a build would run or reuse, stage by stage; tasks of a stage with the same fate share a line."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for task in tasks:
+        groups.setdefault((task.stage, task.action, task.why), []).append(task.name)
+    for (stage, action, why), names in groups.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+        click.echo(f"{stage:<10} {action:<13} {shown}  ({why})")
+
+
+def coloured(runs: list[Run]) -> str:
+    """Return runs of tokens in the colours of their kinds."""
+    return "".join(click.style(run.text, **STYLES[run.kind]) for run in runs)
+
+
+def _legend() -> str:
+    return "  ".join(click.style(kind, **style) for kind, style in STYLES.items())
+
+
+def show_row(row: InspectedRow) -> None:
+    """Print one row in colours."""
+    click.echo(f"{row.split} row {row.row} of {row.num_rows:,}: {row.num_tokens:,} tokens, {row.num_trained:,} trained")
+    click.echo(_legend())
+    for number, segment in enumerate(row.segments):
+        copy = f", copy {segment.copy}" if segment.copy else ""
+        begin = f", from its token {segment.start}" if segment.start else ""
+        counts = f"{segment.num_tokens} tokens, {segment.num_trained} trained"
+        click.secho(f"── segment {number}: {segment.source} {segment.id}{copy}{begin}: {counts}", bold=True)
+        click.echo(coloured(segment.runs))
+
+
+def show_lives(lives: list[Life]) -> None:
+    """Print the lives of records."""
+    for life in lives:
+        click.secho(f"{life.source} {life.id}: {life.outcome}", bold=True)
+        click.echo(f"  read from {life.file}")
+        for event in life.events:
+            click.echo(f"  {_event_line(event)}")
+        if life.raw:
+            click.echo(f"  raw: {life.raw}")
+        for place in life.placements:
+            copy = f", copy {place.copy}" if place.copy else ""
+            click.echo(
+                f"  stands in {place.split} row {place.row}, segment {place.segment}{copy}: {place.length} tokens "
+                f"from its token {place.start}"
+            )
+        for duplicate in life.duplicates:
+            click.echo(f"  {duplicate} was dropped as a copy of it")
+        if life.text:
+            click.echo(f"  text: {life.text}")
+
+
+def _event_line(event: Any) -> str:
+    rule = f" ({event.rule})" if event.rule else ""
+    turn = f" in turn {event.turn}" if event.turn >= 0 else ""
+    line = f"{event.stage} {event.step}{rule}: {event.action}{turn}, {event.reason}"
+    if event.evidence:
+        line += f": {event.evidence}"
+    if event.after:
+        return f"{line}\n    before: {event.before}\n    after:  {event.after}"
+    return f"{line}\n    text: {event.before}" if event.before else line
+
+
+def show_preview(preview: Preview) -> None:
+    """Print a sample of every source on its way to tokens."""
+    click.echo(_legend())
+    for source in preview.sources:
+        click.secho(f"━━ {source.name}: {source.num_records} records read", bold=True)
+        for record in source.records:
+            click.secho(f"{record.id}: {record.outcome}", bold=True)
+            for event in record.events:
+                click.echo(f"  {_event_line(event)}")
+            if record.raw:
+                click.echo(f"  raw: {record.raw}")
+            if record.runs:
+                click.echo(coloured(record.runs))

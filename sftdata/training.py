@@ -1,0 +1,46 @@
+"""Train on the shards of a build: the settings come from the recipe that was built, another recipe, or overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sftdata import strict_yaml
+from sftdata.errors import RecipeError
+from sftdata.recipe_loader import apply_override, load_recipe, train_settings
+from sftdata.shards import Shards, open_shards
+from sftdata.trainer import TrainResult, run
+
+
+def train(
+    shards: str | Path,
+    *,
+    out: str | Path | None = None,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Train a model on the shards of a build and publish it as a folder, `models/<name>` by default.
+
+    The settings are the `train:` section of the recipe that was built, or of `recipe`; `overrides` are `key=value` texts inside
+    that section. `report` receives every line meant for the user. Raises RecipeError, DataError, DamagedError, TrainingError.
+    """
+    opened = open_shards(shards)
+    section, seed = _section(opened, recipe)
+    value = {"train": section}
+    for override in overrides:
+        apply_override(value, f"train.{override}", Path())
+    settings = train_settings(value["train"], seed)
+    return run(opened.folder, Path(out or Path("models") / opened.manifest["name"]), settings, report)
+
+
+def _section(shards: Shards, recipe: str | Path | None) -> tuple[dict[str, Any], int]:
+    """Return the `train:` section and the seed of a recipe, or of the one that was built."""
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        return dict(loaded.recipe.train), loaded.recipe.seed
+    built = strict_yaml.load(shards.folder / "recipe.yaml").value
+    if not isinstance(built, dict):
+        raise RecipeError(f"{shards.folder / 'recipe.yaml'}: is no recipe")
+    return dict(built.get("train") or {}), int(built["seed"])
