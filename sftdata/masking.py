@@ -1,13 +1,16 @@
-"""From character spans to loss masks: which tokens lie wholly inside the trained spans. Flat arrays over a whole batch."""
+"""From character spans to tokens: which tokens lie wholly inside the trained spans. Flat arrays over a whole batch.
+
+All functions search the borders of the spans among those of the tokens, so that their cost grows with the spans.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sftdata.rendering import CharSpans
 from sftdata.tokenizers.encoder import Batch, Encoded
 
 Int64 = npt.NDArray[np.int64]
@@ -15,64 +18,84 @@ Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 
-class Spans(NamedTuple):
-    """Spans of a batch in byte positions, ascending and disjoint. starts, ends, row: (m,)."""
+class ByteSpans(NamedTuple):
+    """Spans of a batch in byte positions, ascending and disjoint, none empty. row, starts, ends: (m,)."""
 
+    row: Int64
     starts: Int64
     ends: Int64
+
+
+class TokenRuns(NamedTuple):
+    """Runs of tokens: row, first (counted from the row's first token), length: (m,)."""
+
     row: Int64
+    first: Int64
+    length: Int64
 
 
-def to_bytes(batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]) -> Spans:
+def to_bytes(batch: Batch, spans: CharSpans) -> ByteSpans:
     """Return the rows' character spans as byte spans of the batch; empty spans are left out."""
-    row = np.repeat(np.arange(len(spans)), [len(row_spans) for row_spans in spans])
-    pairs = np.array([span for row_spans in spans for span in row_spans], dtype=np.int64).reshape(-1, 2)
-    filled = pairs[:, 1] > pairs[:, 0]
-    row, pairs = row[filled], pairs[filled]
-    positions = batch.char_bytes[pairs + batch.row_chars[row][:, None]]
-    return Spans(positions[:, 0], positions[:, 1], row)
+    filled = spans.ends > spans.starts
+    row, starts, ends = (
+        (spans.row, spans.starts, spans.ends)
+        if filled.all()
+        else (spans.row[filled], spans.starts[filled], spans.ends[filled])
+    )
+    first = batch.row_chars[row]
+    return ByteSpans(row, batch.char_bytes[starts + first], batch.char_bytes[ends + first])
 
 
-def inside(encoded: Encoded, spans: Spans) -> Bool:
-    """Return the tokens that lie wholly inside a span, (num_tokens,)."""
-    if len(spans.starts) == 0:
-        return np.zeros(len(encoded.ids), dtype=bool)
-    number = np.searchsorted(spans.starts, encoded.starts, side="right") - 1
-    return (number >= 0) & (encoded.ends <= spans.ends[np.maximum(number, 0)])
+def tokens_inside(encoded: Encoded, spans: ByteSpans) -> TokenRuns:
+    """Return, for every span, the run of tokens that lie wholly inside it; empty runs have length 0 or less."""
+    row_first, row_last = encoded.row_offsets[spans.row], encoded.row_offsets[spans.row + 1]
+    first = np.maximum(np.searchsorted(encoded.starts, spans.starts, side="left"), row_first)
+    last = np.minimum(np.searchsorted(encoded.ends, spans.ends, side="right"), row_last)
+    return TokenRuns(spans.row, first - row_first, last - first)
 
 
-def touching(encoded: Encoded, spans: Spans) -> Bool:
-    """Return the tokens that share at least one byte with a span, (num_tokens,)."""
-    if len(spans.starts) == 0:
-        return np.zeros(len(encoded.ids), dtype=bool)
-    number = np.searchsorted(spans.starts, encoded.ends, side="left") - 1
-    return (number >= 0) & (encoded.starts < spans.ends[np.maximum(number, 0)]) & (encoded.ends > encoded.starts)
+def num_straddling(encoded: Encoded, spans: ByteSpans) -> int:
+    """Return how often a token lies across a border of a span: partly inside, and so not trained."""
+    last_begun = np.searchsorted(encoded.starts, spans.starts, side="left") - 1
+    first_open = np.searchsorted(encoded.ends, spans.ends, side="right")
+    over_start = (last_begun >= 0) & (encoded.ends[np.maximum(last_begun, 0)] > spans.starts) if len(encoded.ids) else 0
+    inside = first_open < len(encoded.ids)
+    over_end = encoded.starts[first_open[inside]] < spans.ends[inside]
+    return int(np.count_nonzero(over_start)) + int(np.count_nonzero(over_end))
 
 
-def last_tokens(encoded: Encoded, spans: Spans) -> Int32:
-    """Return the id of the last token that ends inside each span, (m,); −1 where there is none."""
-    index = np.searchsorted(encoded.ends, spans.ends, side="right") - 1
-    reached = (index >= 0) & (encoded.starts[np.maximum(index, 0)] >= spans.starts) if len(encoded.ids) else None
-    if reached is None:
-        return np.full(len(spans.ends), -1, dtype=np.int32)
-    return np.where(reached, encoded.ids[np.maximum(index, 0)], -1).astype(np.int32)
+def joined_runs(runs: TokenRuns, num_rows: int) -> tuple[Int32, Int64]:
+    """Return the runs that are not empty, those that touch made one.
+
+    Flat pairs (first token in the row, length), and the number of values of each row.
+    """
+    filled = runs.length > 0
+    row, first, length = runs.row[filled], runs.first[filled], runs.length[filled]
+    begins = np.ones(len(row), dtype=bool)
+    begins[1:] = (row[1:] != row[:-1]) | (first[1:] > first[:-1] + length[:-1])
+    index = np.flatnonzero(begins)
+    last = np.append(index[1:], len(row)) - 1 if len(row) else index
+    pairs = np.stack([first[index], first[last] + length[last] - first[index]], axis=1)
+    return pairs.ravel().astype(np.int32), 2 * np.bincount(row[index], minlength=num_rows)
 
 
-def runs(mask: Bool, row_offsets: Int64) -> tuple[Int32, Int64]:
-    """Return the runs of True inside each row: flat pairs (start in the row, length), and the number of values of each row."""
-    num_rows = len(row_offsets) - 1
-    if not len(mask):
-        return np.zeros(0, dtype=np.int32), np.zeros(num_rows, dtype=np.int64)
-    first = np.zeros(len(mask), dtype=bool)
-    filled = row_offsets[:-1][row_offsets[:-1] < row_offsets[1:]]
-    first[filled] = True
-    last = np.roll(first, -1)
-    last[-1] = True
-    begin = np.flatnonzero(mask & (first | ~np.roll(mask, 1)))
-    end = np.flatnonzero(mask & (last | ~np.roll(mask, -1)))
-    row = np.searchsorted(row_offsets, begin, side="right") - 1
-    pairs = np.stack([begin - row_offsets[row], end - begin + 1], axis=1).astype(np.int32)
-    return pairs.ravel(), 2 * np.bincount(row, minlength=num_rows)
+def last_tokens(encoded: Encoded, spans: ByteSpans) -> Int32:
+    """Return the id of the last token inside each span, (m,); −1 where there is none."""
+    runs = tokens_inside(encoded, spans)
+    last = encoded.row_offsets[spans.row] + runs.first + runs.length - 1
+    ids = np.full(len(last), -1, dtype=np.int32)
+    filled = runs.length > 0
+    ids[filled] = encoded.ids[last[filled]]
+    return ids
+
+
+def ends_with(batch: Batch, spans: ByteSpans, text: bytes) -> Bool:
+    """Return the spans that end with a text, (m,)."""
+    size = len(text)
+    long_enough = spans.ends - spans.starts >= size
+    index = np.maximum(spans.ends[:, None] - np.arange(size, 0, -1), 0)
+    same: Bool = (batch.data[index] == np.frombuffer(text, dtype=np.uint8)).all(axis=1)
+    return same & long_enough
 
 
 def expand_runs(pairs: Int32, first: Int64, num_tokens: int) -> Bool:
@@ -87,14 +110,8 @@ def expand_runs(pairs: Int32, first: Int64, num_tokens: int) -> Bool:
     return np.cumsum(change[:-1]).astype(bool)
 
 
-def positions(encoded: Encoded, batch: Batch, characters: Sequence[Sequence[int]]) -> tuple[Int32, Int64]:
-    """Return, for character positions of each row, the number of the row's tokens that end at or before each of them.
-
-    Returns flat values and the number of values of each row.
-    """
-    counts = np.array([len(row) for row in characters], dtype=np.int64)
-    row = np.repeat(np.arange(len(characters)), counts)
-    flat = np.array([position for positions_ in characters for position in positions_], dtype=np.int64)
-    wanted = batch.char_bytes[flat + batch.row_chars[row]] if len(flat) else flat
-    number = np.searchsorted(encoded.ends, wanted, side="right") - encoded.row_offsets[row]
-    return number.astype(np.int32), counts
+def num_tokens_before(encoded: Encoded, batch: Batch, row: Int64, characters: Int64) -> Int32:
+    """Return how many of a row's tokens end at or before a character position of it. row, characters: (m,)."""
+    wanted = batch.char_bytes[characters + batch.row_chars[row]]
+    last = np.minimum(np.searchsorted(encoded.ends, wanted, side="right"), encoded.row_offsets[row + 1])
+    return np.asarray(last - encoded.row_offsets[row], dtype=np.int32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -56,9 +57,9 @@ _steps: dict[tuple[str, str], Step] = {}
 def _register(step: Step) -> None:
     key = (step.kind, step.name)
     known = _steps.get(key)
-    if known is not None and known.function.__qualname__ + known.module != step.function.__qualname__ + step.module:
+    if known is not None and (known.module, known.function.__qualname__) != (step.module, step.function.__qualname__):
         raise RecipeError(f"{step.kind} {step.name!r} is defined twice: in {known.module} and in {step.module}")
-    _steps[key] = step
+    _steps[key] = step  # the same function again: its module was loaded anew
 
 
 def _name_of(function: Callable[..., Any]) -> str:
@@ -124,7 +125,24 @@ def _load_built_in() -> None:
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package_name}.{module.name}")
     for entry in entry_points(group="sftdata.steps"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # code from outside may raise anything
+            owner = f" of {entry.dist.name}" if entry.dist else ""
+            raise RecipeError(f"the steps {entry.value!r}{owner} cannot be imported: {_one_line(error)}") from error
+
+
+def outside_modules() -> list[str]:
+    """Return the modules from outside sftdata that registered steps: a worker process must import them as well.
+
+    The main script is not among them; no other process can import it.
+    """
+    modules = {step.module for step in _steps.values()}
+    return sorted(name for name in modules if name != "__main__" and name.partition(".")[0] != "sftdata")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def known_steps(kind: str) -> dict[str, Step]:
@@ -152,12 +170,19 @@ def _outside_step(kind: str, name: str, allow_code: bool) -> Step:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{kind} {name!r} cannot be imported: {error}") from error
-    registered = _steps.get((kind, _name_of(function)))
-    if registered is not None and registered.function is function:
-        return registered
-    return Step(kind, name, function)
+    except RecipeError:
+        raise
+    except Exception as error:  # code from outside may raise anything
+        raise RecipeError(f"{kind} {name!r} cannot be imported: {_one_line(error)}") from error
+    if not inspect.isfunction(function):
+        raise RecipeError(f"{kind} {name!r} is no function but {type(function).__name__}")
+    registered = [step for step in _steps.values() if step.function is function]
+    if not registered:
+        return Step(kind, name, function)
+    for step in registered:
+        if step.kind == kind:
+            return step
+    raise RecipeError(f"{name!r} is a {registered[0].kind}, not a {kind}")
 
 
 def check_options(step: Step, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,29 +190,42 @@ def check_options(step: Step, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises RecipeError that names the option, the value and what is wrong with it.
     """
-    from pydantic import ConfigDict, ValidationError, create_model
-
     fields = option_fields(step)
     for option in options:
         if option not in fields:
             hint = suggest(option, fields) if fields else "; it has no options"
             raise RecipeError(f"unknown option {option!r} of {step.kind} {step.name!r}{hint}")
-    model = create_model(f"{step.name}_options", __config__=ConfigDict(extra="forbid", strict=False), **fields)
+    for name, (_, default) in fields.items():
+        if default is ... and name not in options:
+            raise RecipeError(f"{step.kind} {step.name!r} needs the option {name!r}")
+    return {name: _checked(step, name, fields[name][0], value) for name, value in options.items()}
+
+
+def _checked(step: Step, name: str, kind: Any, value: Any) -> Any:
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
     try:
-        checked = model(**options)
+        return TypeAdapter(kind).validate_python(value)
+    except PydanticSchemaGenerationError as error:
+        raise RecipeError(f"option {name!r} of {step.kind} {step.name!r}: {kind!r} is no type that a recipe can give") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise RecipeError(f"option {where!r} of {step.kind} {step.name!r}: {first['msg'].lower()}{given}") from error
-    return {name: getattr(checked, name) for name in options}
+        where = ".".join(str(part) for part in (name, *first["loc"]))
+        message = f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {reprlib.repr(first['input'])}"
+        raise RecipeError(f"option {where!r} of {step.kind} {step.name!r}: {message}") from error
 
 
-def option_fields(step: Step) -> dict[str, Any]:
-    """Return (type, default) of every option by name, as `pydantic.create_model` takes them."""
-    signature = inspect.signature(step.function, eval_str=True)
+def option_fields(step: Step) -> dict[str, tuple[Any, Any]]:
+    """Return (type, default) of every option by name; the default of an option that must be given is `...`."""
+    try:
+        signature = inspect.signature(step.function, eval_str=True)
+    except (NameError, SyntaxError) as error:
+        raise RecipeError(f"{step.kind} {step.name!r}: its annotations cannot be read: {error}") from error
     return {
-        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        name: (
+            Any if parameter.annotation is parameter.empty else parameter.annotation,
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
         for name, parameter in signature.parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }

@@ -48,7 +48,7 @@ def resolve(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             for entry in _duplicate_entries(spec["parts"], part_rows, found):
                 ledger.append(entry)
     split = split_side(digests, spec["split"]["validation"], spec["seed"])
-    counts["dropped"] = int(np.count_nonzero(~keep))
+    counts["dropped"] = counts["drop:dedup:duplicate"] = int(np.count_nonzero(~keep))
     counts["kept"] = int(np.count_nonzero(keep))
     kept_digests = _write_decisions(folder, part_rows, keep, split)
     return {"counts": dict(counts), "part_rows": part_rows, "kept_digests": kept_digests}

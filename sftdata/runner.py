@@ -98,7 +98,8 @@ class Rehearsal:
         before = self._history.get(history_key(item.task))
         if before is None:
             return "never built"
-        changed = [name for name in {**before, **item.depends_on} if before.get(name) != _plain(item.depends_on.get(name))]
+        names = {**before, **item.depends_on}
+        changed = [name for name in names if before.get(name) != _plain(item.depends_on.get(name))]
         return f"changed: {', '.join(changed)}" if changed else "the kept result is gone"
 
 

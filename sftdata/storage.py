@@ -25,10 +25,9 @@ from sftdata.failpoints import reach
 
 CHUNK = 1 << 20
 
-
 CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; free some space and run again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; name a folder that you may write to"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; check the permissions"),
 }
 
 

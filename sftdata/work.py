@@ -7,29 +7,42 @@ appears by a rename when it is complete; a damaged one is removed and made again
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from sftdata import storage
-from sftdata.errors import DamagedError
+from sftdata.errors import DamagedError, RecipeError, StorageError
 from sftdata.shards import read_sealed, sealed
 
 ENTRY = "entry.json"
 
 
 def fingerprint(value: Any) -> str:
-    """Return the xxh3-128 of a JSON value's canonical text, as 32 hexadecimal digits."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    """Return the xxh3-128 of a JSON value's canonical text, as 32 hexadecimal digits.
+
+    Besides JSON, paths and sets are taken. Raises TypeError for a value without a text that is the same in every process.
+    """
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_plain)
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    raise TypeError(f"{type(value).__name__} cannot be part of a fingerprint")
 
 
 @dataclass(frozen=True)
@@ -54,18 +67,18 @@ def read_entry(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a finished entry, or None where there is none or it is damaged."""
     try:
         entry = read_sealed(folder / ENTRY)
-    except DamagedError:
+        for name, (size, digest) in entry["files"].items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size or storage.file_digest(path) != digest:
+                return None
+    except (DamagedError, StorageError):
         return None
-    for name, (size, digest) in entry["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or storage.file_digest(path) != digest:
-            return None
     summary: dict[str, Any] = entry["summary"]
     return summary
 
 
 def run_task(task: Task, body: Callable[[Path, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Run `body(folder, spec)` unless the task's entry exists, and return the summary that the body returned.
+    """Run `body(folder, spec)` unless the task's entry exists, and return the summary that the body returned, as JSON keeps it.
 
     The body writes its files into `folder`; they are published together.
     """
@@ -77,81 +90,104 @@ def run_task(task: Task, body: Callable[[Path, dict[str, Any]], dict[str, Any]])
     storage.remove_tree(temporary)
     storage.make_folder(temporary)
     try:
-        summary = body(temporary, task.spec)
-        files = {
-            path.relative_to(temporary).as_posix(): (path.stat().st_size, storage.file_digest(path))
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        storage.write_bytes(temporary / ENTRY, sealed({"files": files, "summary": summary}), durable=False)
-        storage.remove_tree(task.entry)
-        storage.rename(temporary, task.entry, durable=False)
+        with storage.in_use(temporary):
+            summary = body(temporary, task.spec)
+            data = sealed({"files": _list_files(temporary), "summary": summary})
+            storage.write_bytes(temporary / ENTRY, data, durable=False)
+            _publish(temporary, task.entry)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return summary
+    kept: dict[str, Any] = json.loads(data)["summary"]
+    return kept
+
+
+def _list_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return size and checksum of every file by its name."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, storage.file_digest(path)) for path in paths}
+
+
+def _publish(temporary: Path, entry: Path) -> None:
+    """Put a finished folder in the entry's place, unless another build that shares the work folder was faster."""
+    if read_entry(entry) is not None:
+        storage.remove_tree(temporary)
+        return
+    storage.remove_tree(entry)
+    storage.rename(temporary, entry, durable=False)
 
 
 def remove_leftovers(work_folder: Path) -> None:
-    """Remove the temporary folders that killed tasks left behind. Run under the build's lock."""
+    """Remove the temporary folders that killed tasks left behind; those that another build is writing stay."""
     for path in work_folder.glob("*/.*.tmp-*"):
-        storage.remove_tree(path)
+        if path.is_dir() and not storage.is_in_use(path):
+            storage.remove_tree(path)
+
+
+FORWARDS_NAMES = "sftdata"
+"""The one package that is not followed: it only forwards names, and to follow it would be to reach everything."""
 
 
 @cache
 def code_fingerprint(module_name: str) -> str:
-    """Return a digest of a module's source and of every project module that it imports, directly or not.
+    """Return a digest of a module's source and of all modules of the same top-level package that it imports, directly or not.
 
-    A module from outside the project stands for itself alone, with its distribution's version where there is one.
+    Raises RecipeError for the main script or a notebook, whose code neither a fingerprint nor a worker process can reach.
     """
-    digests = {name: _source_digest(name) for name in sorted(_reached(module_name))}
-    return fingerprint(digests)
+    if module_name == "__main__":
+        raise RecipeError("the step is defined in the main script or a notebook; put it into a module and import that")
+    return fingerprint({name: xxhash.xxh3_128_hexdigest(_source(name)) for name in sorted(_reached(module_name))})
 
 
-@cache
-def _reached(module_name: str) -> frozenset[str]:
+def _reached(module_name: str) -> set[str]:
     project = module_name.partition(".")[0]
     found: set[str] = set()
     pending = [module_name]
     while pending:
         name = pending.pop()
-        if name == project or name in found or not _source(name):
-            continue  # the package itself only forwards names; to follow it would be to reach everything
+        if name in found or name == FORWARDS_NAMES or name.partition(".")[0] != project or not _source(name):
+            continue
         found.add(name)
-        pending.extend(imported for imported in _imports(name) if imported.partition(".")[0] == project)
-    return frozenset(found)
+        pending.extend(_imports(name))
+        pending.append(name.rpartition(".")[0])
+    return found
+
+
+@cache
+def _spec(module_name: str) -> ModuleSpec | None:
+    """Return where a module lies, without importing it or the packages that it is in; None where there is no such module."""
+    package = module_name.rpartition(".")[0]
+    if not package:
+        return importlib.util.find_spec(module_name) if module_name else None
+    parent = _spec(package)
+    if parent is None or parent.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module_name, parent.submodule_search_locations)
 
 
 @cache
 def _source(module_name: str) -> bytes:
-    spec = importlib.util.find_spec(module_name)
+    spec = _spec(module_name)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return b""
     return Path(spec.origin).read_bytes()
 
 
-def _source_digest(module_name: str) -> str:
-    return xxhash.xxh3_128_hexdigest(_source(module_name))
-
-
-def _imports(module_name: str) -> Iterable[str]:
+@cache
+def _imports(module_name: str) -> frozenset[str]:
+    """Return the names that a module's imports may mean: modules, and the names taken from them, which may be modules too."""
+    spec = _spec(module_name)
+    is_package = spec is not None and spec.submodule_search_locations is not None
+    package = module_name if is_package else module_name.rpartition(".")[0]
+    names: set[str] = set()
     for node in ast.walk(ast.parse(_source(module_name))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                if node.module.startswith("sftdata") and _is_module(name):
-                    yield name
-
-
-@cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            with contextlib.suppress(ImportError):  # points out of its package: it fails where the module runs, not here
+                origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                names.update((origin, *(f"{origin}.{alias.name}" for alias in node.names)))
+    return frozenset(names)
 
 
 @cache

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from sftdata import errors, progress
 from sftdata.errors import SftdataError, WorkerError
+from sftdata.registry import outside_modules
 from sftdata.work import Task
 
 Body = Callable[[Task], dict[str, Any]]
@@ -31,7 +34,9 @@ DEFAULT_TIMEOUT = 600.0
 
 def available_cores() -> int:
     """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class SerialExecutor:
@@ -57,8 +62,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        serve_call = f"from sftdata.executors.local import serve; serve({theirs.fileno()}, {os.getpid()})"
-        bootstrap = f"import sys; sys.path[:] = {sys.path!r}; {serve_call}"
+        ignore_interrupts = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # the parent sees to Ctrl-C
+        serve_call = f"from sftdata.executors.local import serve; serve({theirs.fileno()}, {os.getpid()}, {outside_modules()!r})"
+        bootstrap = f"{ignore_interrupts}; import sys; sys.path[:] = {sys.path!r}; {serve_call}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", bootstrap], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
@@ -70,23 +76,22 @@ class _Worker:
         """Send a job; a worker that is already dead is noticed when its answer is waited for."""
         self.job = (number, task)
         self.last_sign = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self.pipe.send((function, task))
 
     def end(self) -> None:
         """Kill the process and take leave of it."""
-        with contextlib.suppress(OSError):
-            self.pipe.close()
+        self.pipe.close()
         self.process.kill()
         self.process.wait()
 
 
 class ProcessExecutor:
-    """Runs tasks in `num_workers` spawned processes and watches over them."""
+    """Runs tasks in `num_workers` spawned processes and watches over them; one map at a time."""
 
     def __init__(self, num_workers: int, timeout: float | None = None) -> None:
         self.num_workers = num_workers
-        self._timeout = timeout or float(os.environ.get("SFTDATA_WORKER_TIMEOUT", DEFAULT_TIMEOUT))
+        self._timeout = _timeout_setting() if timeout is None else timeout
         self._workers: list[_Worker] = []
 
     def map(self, function: Body, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -94,19 +99,25 @@ class ProcessExecutor:
 
         Raises what a task raised; WorkerError where a task's worker died or hung twice, the second time alone.
         """
+        if any(worker.job for worker in self._workers):
+            raise RuntimeError("the executor is carrying out another map; finish or close that one first")
         jobs = deque(enumerate(tasks))
         total = len(jobs)
         failed: list[tuple[int, Task, str]] = []
         results: dict[int, dict[str, Any]] = {}
-        for number in range(total):
-            while number not in results:
-                self._fill(function, jobs)
-                if not any(worker.job for worker in self._workers):
-                    first, task, _ = failed.pop(0)
-                    results[first] = self._alone(function, first, task)
-                    continue
-                self._collect(results, failed)
-            yield results.pop(number)
+        try:
+            for number in range(total):
+                while number not in results:
+                    self._fill(function, jobs)
+                    if any(worker.job for worker in self._workers):
+                        self._collect(results, failed)
+                    else:
+                        first, task, _ = failed.pop(0)
+                        results[first] = self._alone(function, first, task)
+                yield results.pop(number)
+        finally:  # a map that ends early leaves workers with jobs whose results nobody waits for
+            for worker in [worker for worker in self._workers if worker.job]:
+                self._discard(worker)
 
     def _fill(self, function: Body, jobs: deque[tuple[int, Task]]) -> None:
         while len(self._workers) < min(self.num_workers, len(jobs) + sum(worker.job is not None for worker in self._workers)):
@@ -140,8 +151,8 @@ class ProcessExecutor:
         """Return a result, what killed the worker, or None for a sign of progress. Raises what the task raised."""
         try:
             kind, value = worker.pipe.recv()
-        except (EOFError, ConnectionError):
-            return f"died ({_exit_text(worker.process.wait(timeout=5))})"
+        except (EOFError, OSError):  # OSError: it died inside a message
+            return f"died ({_exit_text(worker)})"
         worker.last_sign = time.monotonic()
         if kind == "progress":
             progress.tick(value)
@@ -162,6 +173,7 @@ class ProcessExecutor:
             self._collect(results, failed)
         if failed:
             raise WorkerError(f"{task.stage} {task.name}: the worker {failed[0][2]}, and again when the task was tried alone")
+        self._discard(worker)
         return results[number]
 
     def _discard(self, worker: _Worker) -> None:
@@ -175,36 +187,60 @@ class ProcessExecutor:
         self._workers.clear()
 
 
-def _exit_text(code: int) -> str:
+def _timeout_setting() -> float:
+    text = os.environ.get("SFTDATA_WORKER_TIMEOUT", "")
+    try:
+        return float(text or DEFAULT_TIMEOUT)
+    except ValueError as error:
+        raise SftdataError(f"SFTDATA_WORKER_TIMEOUT={text}: give a number of seconds") from error
+
+
+def _exit_text(worker: _Worker) -> str:
+    """Say how a process ended whose pipe is closed; one that lives on without its pipe is killed."""
+    try:
+        code = worker.process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        worker.process.kill()
+        code = worker.process.wait()
+    if code == -signal.SIGKILL:
+        return "SIGKILL: the system may have run out of memory"
     if code < 0:
-        return signal.Signals(-code).name
+        return f"signal {-code}: {signal.strsignal(-code)}"
     return f"exit code {code}"
 
 
-def _rebuild_error(name: str, text: str, trace: str) -> Exception:
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, SftdataError):
-        return kind(text)
-    return RuntimeError(f"{text}\n{trace}")
+def _rebuild_error(names: list[str], text: str, trace: str) -> Exception:
+    """Return the error that a task raised, as the nearest of our own classes; any other keeps its traceback."""
+    for name in names:
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, SftdataError):
+            return kind(text)
+    return RuntimeError(f"{names[0]}: {text}\n{trace}")
 
 
-def serve(descriptor: int, parent: int) -> None:
-    """A worker's whole life: take a task, run it, send what it returned or raised."""
+def serve(descriptor: int, parent: int, modules: Sequence[str]) -> None:
+    """A worker's whole life: import the modules that define steps, then take a task, run it, send what it returned or raised."""
     pipe = Connection(descriptor)
     _die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     progress.forward(lambda count: pipe.send(("progress", count)))
     while True:
         try:
-            function, task = pipe.recv()
+            pipe.send_bytes(_perform(pipe.recv_bytes(), modules))
         except (EOFError, ConnectionError):
             return
-        try:
-            answer: tuple[str, Any] = ("result", function(task))
-        except Exception as error:  # whatever a task raises travels to the parent, which raises it there
-            answer = ("error", (type(error).__name__, str(error), traceback.format_exc()))
-        pipe.send(answer)
+
+
+def _perform(message: bytes, modules: Sequence[str]) -> bytes:
+    """Carry out one job; whatever it raises travels to the parent, which raises it there."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+        function, task = pickle.loads(message)
+        return pickle.dumps(("result", function(task)))
+    except Exception as error:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        return pickle.dumps(("error", (names, str(error), traceback.format_exc())))
 
 
 def _die_with_parent(parent: int) -> None:

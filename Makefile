@@ -1,0 +1,41 @@
+# make demo    sets up, then goes from the bundled raw files to a small trained model
+# make test    sets up, then lint, types and all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.train
+	$(BIN)/sftdata ingest recipes/data/zhenhuan/pages --format html -o select=article --out documents/pages
+	$(BIN)/sftdata build recipes/zhenhuan.yaml
+	$(BIN)/sftdata verify shards/zhenhuan
+	$(BIN)/sftdata train shards/zhenhuan
+	$(BIN)/sftdata generate models/zhenhuan --prompt "你是谁？" --max-new-tokens 64
+	@echo
+	@echo "model:          models/zhenhuan"
+	@echo "learning curve: models/zhenhuan/curves.png and curves.json"
+	@echo "report:         shards/zhenhuan/report.html"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/build.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis documents shards models
