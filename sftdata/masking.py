@@ -15,15 +15,18 @@ from sftdata.tokenizers.encoder import Batch, Encoded
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 
 class ByteSpans(NamedTuple):
-    """Spans of a batch in byte positions, ascending and disjoint, none empty. row, starts, ends: (m,)."""
+    """Spans of a batch in byte positions, ascending and disjoint, none empty. row, starts, ends, values: (m,)."""
 
     row: Int64
     starts: Int64
     ends: Int64
+    values: Float64
+    """As in `CharSpans`."""
 
 
 class TokenRuns(NamedTuple):
@@ -36,14 +39,12 @@ class TokenRuns(NamedTuple):
 
 def to_bytes(batch: Batch, spans: CharSpans) -> ByteSpans:
     """Return the rows' character spans as byte spans of the batch; empty spans are left out."""
-    filled = spans.ends > spans.starts
-    row, starts, ends = (
-        (spans.row, spans.starts, spans.ends)
-        if filled.all()
-        else (spans.row[filled], spans.starts[filled], spans.ends[filled])
-    )
+    row, starts, ends, values = spans
+    filled = ends > starts
+    if not filled.all():
+        row, starts, ends, values = row[filled], starts[filled], ends[filled], values[filled]
     first = batch.row_chars[row]
-    return ByteSpans(row, batch.char_bytes[starts + first], batch.char_bytes[ends + first])
+    return ByteSpans(row, batch.char_bytes[starts + first], batch.char_bytes[ends + first], values)
 
 
 def tokens_inside(encoded: Encoded, spans: ByteSpans) -> TokenRuns:

@@ -129,7 +129,7 @@ def _quarantine(part: _Part, key: str, step: str, reason: str, found: tuple[str,
     row_id = f"{part.file.name}#{key}"
     part.counts["quarantined"] += 1
     part.counts[f"quarantine:{reason}"] += 1
-    where = f"{part.file.path.name}: {place}"
+    where = f"{Path(part.file.name).name}: {place}"
     part.quarantine.append((part.source, row_id, reason, where, raw[:QUARANTINE_BYTES]))
     part.ledger.append(Entry(part.source, row_id, -1, "prepare", step, "", "quarantine", reason, where))
 

@@ -146,7 +146,7 @@ def _source_named(recipe: dict[str, Any], name: str, override: str) -> dict[str,
 
 
 def _explain(error: ValidationError, path: str, lines: Mapping[strict_yaml.Place, int]) -> str:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also a missing one
     place = tuple(part for part in first["loc"] if not _is_validator_name(part))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -207,7 +207,7 @@ def _checked(step: Step, name: str, kind: Any, value: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except PydanticSchemaGenerationError as error:
-        raise RecipeError(f"option {name!r} of {step.kind} {step.name!r}: {kind!r} is no type that a recipe can give") from error
+        raise RecipeError(f"option {name!r} of {step.kind} {step.name!r}: a recipe can give no {kind!r}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in (name, *first["loc"]))

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from sftdata.errors import TokenizerError
 from sftdata.records import Example, InvalidRecord, Turn
+from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.built_in import SegmentTemplate
 from sftdata.templates.render import Rendered, Template, TrainScope, render_plain
+from sftdata.tokenizers.files import TokenizerFiles
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -28,6 +30,21 @@ MAX_SHAPES = 4096
 """Shapes remembered; past that many the memory is cleared."""
 
 Shape = tuple[object, ...]
+
+
+def open_template(name: str, files: TokenizerFiles) -> Template | None:
+    """Load a chat template for a tokenizer, whose BOS and EOS it uses.
+
+    None where the tokenizer's own is wanted and it has none: only dialogues need one. Raises TemplateError.
+    """
+    if name == TOKENIZER_DEFAULT and not files.chat_template:
+        return None
+    return load_template(
+        name,
+        tokenizer_template=files.chat_template,
+        bos_token=files.special("bos_token"),
+        eos_token=files.special("eos_token"),
+    )
 
 
 class CharSpans(NamedTuple):
@@ -89,7 +106,7 @@ class Renderer:
     ) -> None:
         self._source = source
         self._template = template
-        self._scope = scope
+        self.scope = scope
         self._bos_token, self._eos_token = bos_token, eos_token
         self._plans: dict[Shape, _Plan | None] = {}
 
@@ -101,13 +118,13 @@ class Renderer:
                     f"source {self._source!r} has dialogues, but the tokenizer has no chat template; "
                     "set tokenizer.chat_template"
                 )
-            return self._template.render(example.turns, self._scope)
+            return self._template.render(example.turns, self.scope)
         if self._eos_token is None:
             raise TokenizerError(
                 f"source {self._source!r} has plain text, but the tokenizer has no eos_token to end it with; "
                 "set eos_token in its tokenizer_config.json"
             )
-        return render_plain(example.turns, self._bos_token, self._eos_token, self._scope)
+        return render_plain(example.turns, self._bos_token, self._eos_token, self.scope)
 
     def render_batch(self, examples: Sequence[Example]) -> tuple[RenderedBatch, dict[int, InvalidRecord]]:
         """Render the examples that can be rendered, in order; the others are returned by number, with what is wrong.
@@ -188,8 +205,8 @@ def _read_plan(rendered: Rendered, turns: Sequence[Turn]) -> _Plan | None:
 def _origins(rendered: Rendered, turns: Sequence[Turn]) -> tuple[tuple[int, int, bool], ...] | None:
     """Return (turn, span, stripped) of every content in the text; None where they are not simply written there."""
     by_turn: dict[int, list[str]] = {}
-    for start, end, turn in rendered.content:
-        by_turn.setdefault(turn, []).append(rendered.text[start:end])
+    for start, end, owner in rendered.content:
+        by_turn.setdefault(owner, []).append(rendered.text[start:end])
     origins: list[tuple[int, int, bool]] = []
     for number, turn in enumerate(turns):
         written = by_turn.get(number, [])
@@ -252,17 +269,17 @@ def _single_spans(single: Sequence[tuple[int, Rendered]]) -> Spans4:
 
 def _char_spans(spans: Iterable[tuple[int, int, int, float]]) -> CharSpans:
     rows, starts, ends, values = tuple(zip(*spans, strict=True)) or ((), (), (), ())
-    borders = (np.array(column, dtype=np.int64) for column in (rows, starts, ends))
-    return CharSpans(*borders, np.array(values, dtype=np.float64))
+    row, first, last = (np.array(column, dtype=np.int64) for column in (rows, starts, ends))
+    return CharSpans(row, first, last, np.array(values, dtype=np.float64))
 
 
 def _merge(parts: Sequence[CharSpans]) -> CharSpans:
     """Return the spans of several groups of rows as one, by row."""
     if len(parts) == 1:
         return parts[0]
-    joined = CharSpans(*map(np.concatenate, zip(*parts, strict=True)))
-    order = np.argsort(joined.row, kind="stable")
-    return CharSpans(*(column[order] for column in joined))
+    order = np.argsort(np.concatenate([part.row for part in parts]), kind="stable")
+    row, starts, ends = (np.concatenate([part[column] for part in parts])[order] for column in range(3))
+    return CharSpans(row, starts, ends, np.concatenate([part.values for part in parts])[order])
 
 
 _EMPTY = RenderedBatch([], *(_char_spans([]) for _ in range(4)))

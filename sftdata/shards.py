@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import xxhash
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError
 from sftdata.schemas import FORMAT_VERSION
+from sftdata.tables import read_batches
 
 MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
@@ -37,9 +38,18 @@ COLUMN_TYPES = {
 
 
 def list_column(values: np.ndarray, lengths: np.ndarray, dtype: pa.DataType) -> pa.ListArray:
-    """Return a list column from flat `values` and the `lengths` of its rows, without a copy of the values."""
+    """Return a list column from flat `values` and the `lengths` of its rows, without a copy of the values.
+
+    Raises DataError for more values than the 32-bit offsets of a list column can count, which would wrap around.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    num_values = int(ends[-1]) if len(ends) else 0
+    if num_values != len(values):
+        raise ValueError(f"the rows hold {num_values} values, {len(values)} were given")
+    if num_values > np.iinfo(np.int32).max:
+        raise DataError(f"{len(lengths)} rows hold {num_values:,} tokens, more than one batch can; lower tokenize.sequence_len")
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets[1:] = ends
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=dtype))
 
 
@@ -51,10 +61,9 @@ def shard_name(index: int, num_shards: int) -> str:
 def write_shard(path: Path, columns: Iterable[str], batches: Iterable[pa.RecordBatch]) -> str:
     """Write one shard and return its xxh3-128."""
     schema = pa.schema([(name, COLUMN_TYPES[name]) for name in columns])
-    with storage.create(path) as file:
-        with pa.ipc.new_stream(pa.PythonFile(file, mode="w"), schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+    with storage.create(path) as file, pa.ipc.new_stream(pa.PythonFile(file, mode="w"), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     return file.hexdigest()
 
 
@@ -65,7 +74,7 @@ def write_split_metadata(folder: Path, columns: Iterable[str], names: list[str],
 
 def write_dataset_state(folder: Path, features: Mapping[str, Any], names: list[str], fingerprint: str) -> None:
     """Write `state.json` and `dataset_info.json` for Arrow files with the given `datasets` features."""
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": fingerprint,
         "_format_columns": None,
@@ -105,8 +114,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         value = json.loads(data.decode("utf-8"))
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing") from error
-    except ValueError as error:
-        raise DamagedError(f"{path}: not readable: {error}") from error
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict) or "xxh3" not in value or sealed(value) != data:
         raise DamagedError(f"{path}: does not match its own checksum")
     return value
@@ -129,18 +138,23 @@ class Split:
         """True where a row holds several segments, whose lengths are in `seq_lengths`."""
         return "seq_lengths" in self.columns
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the opened files behind: another process maps them anew, instead of receiving all their tokens."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @cached_property
     def _chunks(self) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
         return [
             {name: _flat(batch.column(name)) for name in self.columns}
             for file in self.files
-            for batch in read_stream(self.folder / file)
+            for batch in read_batches(self.folder / file)
         ]
 
     @cached_property
     def _chunk_ends(self) -> list[int]:
         sizes = [len(chunk["input_ids"][0]) - 1 for chunk in self._chunks]
-        return np.cumsum(sizes, dtype=np.int64).tolist()
+        ends: list[int] = np.cumsum(sizes, dtype=np.int64).tolist()
+        return ends
 
     def row(self, index: int) -> dict[str, np.ndarray]:
         """Return row `index` as one array a column: views into the memory map, without a copy.
@@ -167,17 +181,6 @@ class Split:
 
 def _flat(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     return column.offsets.to_numpy(), column.values.to_numpy()
-
-
-def read_stream(path: Path) -> list[pa.RecordBatch]:
-    """Return the record batches of an Arrow stream file, mapped into memory. Raises DamagedError."""
-    try:
-        with pa.memory_map(str(path), "r") as source, pa.ipc.open_stream(source) as reader:
-            return list(reader)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path}: missing") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(f"{path}: not a readable Arrow stream: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ MAX_EXPANSION = 200
 """Decompressed bytes per compressed byte past which a file is refused as a decompression bomb …"""
 EXPANSION_GRACE = 64 << 20
 """… once it has given this many bytes."""
+BUFFER = 1 << 20
+ZSTD_INPUT = 1024
+"""Compressed bytes handed to zstd at a time: they give at most 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,20 @@ class InputFile:
 
     path: Path
     name: str
-    """The path relative to the source's path, with `/`; a single file's own name."""
+    """The path relative to the source's path, with `/`; a single file's own name. Always UTF-8 text."""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open the bytes for reading, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
 
-        Raises DataError for a file that cannot be read, is cut off or expands without measure.
+        Opening and reading raise DataError for a file that cannot be read, is damaged, is cut off or expands without measure.
         """
         try:
-            with open(self.path, "rb") as raw:
-                stream = _decompress(raw, self.path.suffix.lower())
-                yield cast(BinaryIO, _Guarded(stream, raw, self) if stream is not raw else raw)
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            raise DataError(f"{self.path}: cannot be read: {error}") from error
+            raw = io.FileIO(self.path, "rb")
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        with raw:
+            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self.path), BUFFER))
 
     def read(self, limit: int | None = None) -> bytes:
         """Return the file's bytes, or its first `limit` bytes."""
@@ -51,99 +55,162 @@ class InputFile:
             return stream.read(-1 if limit is None else limit)
 
 
-def _decompress(raw: BinaryIO, suffix: str) -> BinaryIO:
-    if suffix == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if suffix == ".xz":
-        return cast(BinaryIO, lzma.LZMAFile(raw))
-    if suffix == ".bz2":
-        return cast(BinaryIO, bz2.BZ2File(raw))
-    if suffix == ".zst":
-        import zstandard
+class _Checked(io.RawIOBase):
+    """The decompressed bytes of a file; whatever goes wrong when they are read is a DataError that names the file."""
 
-        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False))
-    return raw
-
-
-class _Guarded(io.BufferedReader):
-    """A decompressed stream that refuses to expand without measure."""
-
-    def __init__(self, stream: BinaryIO, raw: BinaryIO, file: InputFile) -> None:
-        super().__init__(_Counting(stream, raw, file), buffer_size=1 << 20)
-
-
-class _Counting(io.RawIOBase):
-    def __init__(self, stream: BinaryIO, raw: BinaryIO, file: InputFile) -> None:
+    def __init__(self, raw: io.FileIO, path: Path) -> None:
         super().__init__()
-        self._stream, self._raw, self._file, self._given = stream, raw, file, 0
+        self._raw, self._path, self._given = raw, path, 0
+        suffix = path.suffix.lower()
+        self._compressed = suffix in COMPRESSED
+        self._stream = _decompress(raw, suffix)
+        self._errors: tuple[type[Exception], ...] = (OSError, *_damage(suffix))
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._stream.read(len(view))
-        view[: len(data)] = data
-        self._given += len(data)
-        if self._given > max(EXPANSION_GRACE, MAX_EXPANSION * self._raw.tell()):
-            raise DataError(f"{self._file.path}: expands more than {MAX_EXPANSION} times; refused as a decompression bomb")
-        return len(data)
+        try:
+            count = self._stream.readinto(buffer) or 0
+        except self._errors as error:
+            why = error.strerror if isinstance(error, OSError) and error.errno else f"damaged or cut off ({error})"
+            raise DataError(f"{self._path}: cannot be read: {why}") from error
+        if self._compressed:
+            self._measure(count)
+        return count
+
+    def _measure(self, count: int) -> None:
+        self._given += count
+        taken = self._raw.tell()
+        if not taken:
+            raise DataError(f"{self._path}: cannot be read: damaged or cut off (no byte in it)")
+        if self._given > max(EXPANSION_GRACE, MAX_EXPANSION * taken):
+            raise DataError(f"{self._path}: expands more than {MAX_EXPANSION} times; refused as a decompression bomb")
+
+
+def _decompress(raw: io.FileIO, suffix: str) -> Any:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if suffix == ".xz":
+        return lzma.LZMAFile(cast(BinaryIO, raw))
+    if suffix == ".bz2":
+        return bz2.BZ2File(cast(BinaryIO, raw))
+    if suffix == ".zst":
+        return _Zstd(raw)
+    return raw
+
+
+def _damage(suffix: str) -> tuple[type[Exception], ...]:
+    """Return what reading a damaged file of this ending raises, besides OSErrors without a number."""
+    if suffix == ".zst":
+        import zstandard
+
+        return (EOFError, zstandard.ZstdError)
+    return (EOFError, zlib.error, lzma.LZMAError)
+
+
+class _Zstd:
+    """The decompressed bytes of zstd frames. zstandard's own reader takes a file that is cut off for a whole one."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        import zstandard
+
+        self._raw = raw
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._frame: Any = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with up to its length of bytes; 0 at the end."""
+        while not self._output:
+            self._input = self._input or self._raw.read(ZSTD_INPUT)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._output))
+        buffer[:count] = self._output[:count]
+        self._output = self._output[count:]
+        return count
 
 
 def bare_suffix(name: str) -> str:
     """Return the ending that names the format: `.jsonl` for `a.jsonl.gz`."""
     path = Path(name.lower())
-    while path.suffix in COMPRESSED:
-        path = path.with_suffix("")
-    return path.suffix
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def list_files(paths: Sequence[Path], suffixes: Sequence[str], exclude: Sequence[Path] = ()) -> list[InputFile]:
-    """Return the files that a source's paths name, sorted by the UTF-8 bytes of their names.
+    """Return the files that a source's paths name, sorted by the bytes of their names; the same file is never listed twice.
 
-    A folder yields the files below it that end in one of `suffixes` (before a compression's ending); a glob and a plain path are
-    taken as they are. Names that begin with a dot and the folders in `exclude` are left out. Raises DataError where a path
-    matches nothing.
+    A folder yields the files below it that end in one of `suffixes` (before a compression's ending), or all files where there
+    are no suffixes; a glob and a plain path are taken as they are. Names that begin with a dot and the folders in `exclude` are
+    left out of folders and globs. Names that are not UTF-8 are escaped (`\\xff`). Raises DataError where a path matches nothing
+    or something that cannot be read.
     """
     excluded = {path.resolve() for path in exclude}
     found: list[Path] = []
+    anchors: list[str] = []
     for path in paths:
-        matches = _matches(path, suffixes, excluded)
-        if not matches:
-            kinds = " or ".join(suffixes)
-            what = "holds no file that ends in " + kinds if path.is_dir() else "no such file or folder"
-            raise DataError(f"{path}: {what}")
+        matches, anchor = _matches(path, suffixes, excluded)
         found.extend(matches)
-    unique = sorted({path.resolve(): path for path in found}.values())
-    base = _common_base(paths, unique)
-    files = [InputFile(path, path.name if base is None else path.relative_to(base).as_posix()) for path in unique]
-    return sorted(files, key=lambda file: file.name.encode("utf-8", "surrogateescape"))
+        anchors.append(os.path.abspath(anchor))
+    base = os.path.commonpath(anchors)
+    names = {path: os.fsencode(os.path.relpath(os.path.abspath(path), base)) for path in found}
+    unique: dict[Path, Path] = {}
+    for path in sorted(names, key=lambda path: (names[path], os.fsencode(path))):
+        unique.setdefault(path.resolve(), path)
+    return [InputFile(path, names[path].decode("utf-8", "backslashreplace")) for path in unique.values()]
 
 
-def _matches(path: Path, suffixes: Sequence[str], excluded: set[Path]) -> list[Path]:
+def _matches(path: Path, suffixes: Sequence[str], excluded: set[Path]) -> tuple[list[Path], Path]:
+    """Return the files that a path names, and the folder that their names are relative to."""
     if path.is_file():
-        return [path]
+        return [path], path.parent
     if path.is_dir():
-        return list(_walk(path, suffixes, excluded))
-    if glob.has_magic(str(path)):
-        return [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
-    return []
+        matches = list(_walk(path, suffixes, excluded))
+        if not matches:
+            raise DataError(f"{path}: holds no file that ends in {' or '.join(suffixes)}" if suffixes else f"{path}: is empty")
+        return matches, path
+    if os.path.lexists(path):
+        raise DataError(f"{path}: is neither a file nor a folder (a link that leads nowhere?)")
+    if not glob.has_magic(str(path)):
+        raise DataError(f"{path}: no such file or folder")
+    return _glob(path, excluded)
+
+
+def _glob(pattern: Path, excluded: set[Path]) -> tuple[list[Path], Path]:
+    """Return the files that match, and the folder where matching begins: the last parent that exists as it is written."""
+    base = next(parent for parent in pattern.parents if parent.is_dir() or parent == parent.parent)
+    names = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
+    files = [path for path in (base / name for name in names) if path.is_file()]
+    matches = [path for path in files if excluded.isdisjoint(path.resolve().parents)]
+    if not matches:
+        raise DataError(f"{pattern}: matches no file")
+    return matches, base
 
 
 def _walk(folder: Path, suffixes: Sequence[str], excluded: set[Path]) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and (Path(root) / name).resolve() not in excluded
-        ]
-        for name in names:
-            if not name.startswith(".") and bare_suffix(name) in suffixes:
-                yield Path(root) / name
+    """Yield the files below a folder in the order of their names' bytes; linked folders are entered once."""
+    entered = {*excluded}
+    for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        entered.add(Path(root).resolve())
+        visible = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
+        folders[:] = [name for name in visible if (Path(root) / name).resolve() not in entered]
+        for name in sorted(names, key=os.fsencode):
+            if name.startswith(".") or (suffixes and bare_suffix(name) not in suffixes):
+                continue
+            path = Path(root) / name
+            if not path.is_file():
+                raise DataError(f"{path}: is neither a file nor a folder (a link that leads nowhere?)")
+            yield path
 
 
-def _common_base(paths: Sequence[Path], files: Sequence[Path]) -> Path | None:
-    """Return the folder that names are relative to: the source's folder, the files' common parent, None for one file."""
-    if len(paths) == 1 and paths[0].is_dir():
-        return paths[0]
-    if len(files) == 1:
-        return None
-    return Path(os.path.commonpath([path.parent for path in files]))
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error

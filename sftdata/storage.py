@@ -47,7 +47,7 @@ class HashingFile(io.RawIOBase):
         super().__init__()
         with _storage_errors(path):
             reach("create", path)
-            self._file = open(path, "wb", buffering=0)
+            self._file = io.FileIO(path, "wb")
         self._path = path
         self._hash = xxhash.xxh3_128()
         self.num_bytes = 0
@@ -271,9 +271,9 @@ def publish(temporary: Path, folder: Path) -> None:
     recover(folder)
     sync_tree(temporary)
     aside = old_name(folder)
-    if folder.exists():
-        rename(folder, aside)
     try:
+        if folder.exists():
+            rename(folder, aside)
         rename(temporary, folder)
     except StorageError:
         recover(folder)
@@ -282,7 +282,10 @@ def publish(temporary: Path, folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Mend what a publish that was killed left behind: the old folder comes back if the new one never came. Run under `lock`."""
+    """Mend what a publish that was killed left behind: the old folder comes back if the new one never came.
+
+    Run under `lock`.
+    """
     aside = old_name(folder)
     if not aside.exists():
         return

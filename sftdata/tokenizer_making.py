@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-import pyarrow as pa
 
-from sftdata import registry
 from sftdata.errors import TokenizerError
-from sftdata.preparing import DOCUMENTS_FILE
+from sftdata.formatting import format_documents, open_format, read_documents
+from sftdata.rendering import open_template
 from sftdata.resolving import read_decisions
-from sftdata.tables import read_batches
-from sftdata.templates import load_template
+from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.render import Template
 from sftdata.tokenizers import files as tokenizer_files
-from sftdata.tokenizers.encoder import Encoder
-from sftdata.tokenizers.learn import learn_bpe
+from sftdata.tokenizers.encoder import Encoder, open_encoder
+from sftdata.tokenizers.files import TokenizerFiles
+from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
 
-TOKENIZER_DEFAULT = "tokenizer_default"
+NEIGHBOURS = ("", "x", "É", "中", "7", ".", " ", "\n", "<")
+"""Texts beside which a control token must be recognised: in each of them a tokenizer's options may hide it."""
 
 
 def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -30,24 +29,17 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     `spec`: `path` or `train` (options), `template`, and for learning `sources` (one entry a part), `decisions`. Raises
     TokenizerError for files that cannot be read, and for a template whose control tokens the tokenizer does not recognise.
     """
-    template = _built_in_or_file(spec["template"])
-    wanted = list(template.special_tokens) if template else []
-    if spec["path"] is not None:
-        files = tokenizer_files.read(Path(spec["path"]))
-    else:
-        files = learn_bpe(_training_texts(spec), vocab_size=spec["train"]["vocab_size"], special_tokens=wanted)
-    if template is not None:
-        template = _bound(spec["template"], files)
-        wanted = list(template.special_tokens)
+    files = _learned(spec) if spec["path"] is None else tokenizer_files.read(Path(spec["path"]))
+    template = open_template(spec["template"], files)
+    wanted = _special_tokens(template)
     before = len(files.added_tokens)
     added = tokenizer_files.add_special_tokens(files, wanted)
     if template is not None:
-        files.config["eos_token"] = template.stop_token
-        if template.bos_token is not None and files.special("bos_token") is None:
-            files.config["bos_token"] = template.bos_token
-        files.chat_template = template.jinja
+        _take_template(files, template)
+    if files.tokenizer["model"].get("dropout"):
+        files.tokenizer["model"]["dropout"] = None  # it would give other tokens in every run
     tokenizer_files.write(files, folder)
-    encoder = Encoder(folder)
+    encoder = open_encoder(folder)
     _check_control_tokens(encoder, wanted)
     return {
         "added_tokens": added,
@@ -58,19 +50,29 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _built_in_or_file(name: str) -> Template | None:
-    """Load a template that is not the tokenizer's own, before there is a tokenizer."""
-    return None if name == TOKENIZER_DEFAULT else load_template(name, tokenizer_template=None, bos_token=None, eos_token=None)
+def _special_tokens(template: Template | None) -> list[str]:
+    """Return the tokens that a template needs: those that it declares, and its stop token."""
+    if template is None:
+        return []
+    return list(dict.fromkeys(token for token in (*template.special_tokens, template.stop_token) if token))
 
 
-def _bound(name: str, files: tokenizer_files.TokenizerFiles) -> Template:
-    """Load a template for a tokenizer whose BOS and EOS it shall use."""
-    return load_template(
-        name,
-        tokenizer_template=files.chat_template,
-        bos_token=files.special("bos_token"),
-        eos_token=files.special("eos_token"),
-    )
+def _take_template(files: TokenizerFiles, template: Template) -> None:
+    if template.stop_token:
+        files.config["eos_token"] = template.stop_token
+    if template.bos_token is not None and files.special("bos_token") is None:
+        files.config["bos_token"] = template.bos_token
+    files.chat_template = template.jinja
+
+
+def _learned(spec: dict[str, Any]) -> TokenizerFiles:
+    """Learn a tokenizer that has the template's special tokens."""
+    if spec["template"] == TOKENIZER_DEFAULT:
+        special = []
+    else:
+        template = load_template(spec["template"], tokenizer_template=None, bos_token=None, eos_token=END_OF_TEXT)
+        special = _special_tokens(template)
+    return learn_bpe(_training_texts(spec), vocab_size=spec["train"]["vocab_size"], special_tokens=special)
 
 
 def _training_texts(spec: dict[str, Any]) -> Iterator[str]:
@@ -78,24 +80,21 @@ def _training_texts(spec: dict[str, Any]) -> Iterator[str]:
     for number, source in enumerate(spec["sources"]):
         keep, split = read_decisions(Path(spec["decisions"]), number)
         name, options = source["format"]
-        function = registry.find_step("formatter", name, allow_code=source["allow_code"]).function
-        first = 0
-        for batch in read_batches(Path(source["documents"]) / DOCUMENTS_FILE):
-            rows = slice(first, first + len(batch))
-            chosen = np.flatnonzero(keep[rows] & (split[rows] == 0))
-            for record in batch.column("record").take(pa.array(chosen)).to_pylist():
-                yield from (turn.content for turn in function(orjson.loads(record), **options).turns)
-            first += len(batch)
+        form = open_format(name, options, allow_code=source["allow_code"])
+        for documents in read_documents(Path(source["documents"]), keep & (np.asarray(split) == 0)):
+            for example in format_documents(form, documents)[0]:
+                yield from (turn.content for turn in example.turns)
 
 
 def _check_control_tokens(encoder: Encoder, tokens: list[str]) -> None:
-    """Refuse a tokenizer that does not recognise a control token in the middle of text, as ones flagged `normalized` may not."""
+    """Refuse a tokenizer that does not recognise a template's token inside text, as may be where it is flagged `normalized`."""
     for token in tokens:
-        number = encoder.control.get(token)
-        for text in (f"x{token}x", f"x\n{token}\nx", f"{token}{token}"):
-            ids = encoder.tokenizer.encode(text, add_special_tokens=False).ids
-            if number is None or ids.count(number) != text.count(token):
+        number = encoder.control.ids.get(token)
+        texts = [f"{before}{token}{after}" for before in NEIGHBOURS for after in NEIGHBOURS] + [token * 2]
+        rows = encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for text, row in zip(texts, rows, strict=True):
+            if number is None or row.ids.count(number) != text.count(token):
                 raise TokenizerError(
-                    f"the tokenizer does not recognise the template's token {token!r} inside text; "
-                    "set normalized: false for it in tokenizer.json"
+                    f"the tokenizer does not recognise the template's token {token!r} in {text!r}; "
+                    "set normalized and single_word to false for it in tokenizer.json"
                 )

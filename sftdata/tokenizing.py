@@ -6,49 +6,44 @@ new tokenizing.
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
-from sftdata import masking, progress, registry
-from sftdata.errors import ConservationError, DataError, TokenizerError
+from sftdata import control_tokens, masking, progress
+from sftdata.control_tokens import Found
+from sftdata.errors import ConservationError, DataError
+from sftdata.formatting import Documents, Format, format_documents, open_format, read_documents
 from sftdata.ledger import Entry, around
-from sftdata.preparing import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_FILE
-from sftdata.records import Example, InvalidRecord, Turn
+from sftdata.preparing import LEDGER_FILE, QUARANTINE_FILE
+from sftdata.records import Example, InvalidRecord
+from sftdata.rendering import RenderedBatch, Renderer, open_template
 from sftdata.resolving import read_decisions
 from sftdata.schemas import LEDGER, QUARANTINE, QUARANTINE_BYTES, TOKENIZED
 from sftdata.shards import list_column
-from sftdata.tables import TableWriter, read_batches, stream_writer
-from sftdata.templates import load_template
-from sftdata.templates.render import Rendered, Template, TrainScope, render_plain
+from sftdata.tables import TableWriter, stream_writer
+from sftdata.templates.jinja import TURN_ENDS
+from sftdata.templates.render import TrainScope
 from sftdata.tokenizers import files as tokenizer_files
-from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, concatenate, splice
+from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, EnginesDiffer, concatenate, open_encoder
 
 TOKENIZED_FILE = "tokenized.arrow"
-BATCH_ROWS = 2000
-REASONING_AND_TOOL_TOKENS = (
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>",
-)  # fmt: skip
-"""Tokens that an answer may itself contain, where the tokenizer's own template writes them (Qwen3, GLM, DeepSeek)."""
 
+class _Rows(NamedTuple):
+    """The rows of a batch."""
 
-class _Row(NamedTuple):
-    """One document on its way to tokens."""
-
-    number: int
-    id: str
-    example: Example
-    rendered: Rendered
-    digest: bytes
+    documents: Documents
+    examples: list[Example]
+    rendered: RenderedBatch
+    batch: Batch
+    encoded: Encoded
 
 
 @dataclass
@@ -57,356 +52,217 @@ class _Part:
 
     spec: dict[str, Any]
     encoder: Encoder
-    template: Template | None
-    bos: str | None
-    eos: str | None
-    stop_ids: frozenset[int]
-    scope: TrainScope
+    renderer: Renderer
+    format: Format
+    stops: dict[str, int]
+    """Text → id of the tokens that end a turn."""
+    markers: re.Pattern[str] | None
     allowed: dict[str, frozenset[str]]
-    format: Callable[[dict[str, Any]], Example]
+    """The control tokens that content of a role may hold."""
     tokenized: TableWriter
     ledger: TableWriter
     quarantine: TableWriter
-    counts: Counter[str]
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def tokenize_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Tokenize the kept documents of one prepared part into `folder` and return its counts.
 
-    `spec`: `source`, `documents` (folder), `decisions` (folder), `part`, `tokenizer` (folder), `template`, `format`, `category`,
-    `tokenize` (options), `allow_code`. Raises DataError where `control_tokens` is error and content holds one; TokenizerError
-    where the tokenizer lacks what the format needs.
+    `spec`: `source`, `documents` (folder), `decisions` (folder), `part`, `tokenizer` (folder), `template`, `format`,
+    `category`, `tokenize` (options), `allow_code`. Raises DataError where `control_tokens` is error and content holds one;
+    TokenizerError where the tokenizer lacks what the format needs.
     """
+    try:
+        return _tokenize(folder, spec, "auto")
+    except EnginesDiffer:
+        return _tokenize(folder, spec, "tokenizers")
+
+
+def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]:
     with (
         stream_writer(folder / TOKENIZED_FILE, TOKENIZED) as tokenized,
         stream_writer(folder / LEDGER_FILE, LEDGER) as ledger,
         stream_writer(folder / QUARANTINE_FILE, QUARANTINE) as quarantine,
     ):
-        part = _open_part(spec, tokenized, ledger, quarantine)
-        for rows in _batches(part):
-            _tokenize_batch(part, rows)
-            progress.tick(len(rows))
+        part = _open_part(spec, engine, (tokenized, ledger, quarantine))
+        keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
+        for documents in read_documents(Path(spec["documents"]), keep):
+            _tokenize_batch(part, documents)
+            progress.tick(len(documents.numbers))
     counts = part.counts
     if counts["rows"] != counts["kept"] + counts["dropped"] + counts["quarantined"] or tokenized.num_rows != counts["kept"]:
         raise ConservationError(f"{spec['source']} part {spec['part']}: rows lost in tokenize; nothing is published")
     return {"counts": dict(sorted(counts.items())), "engine": part.encoder.engine}
 
 
-def _open_part(spec: dict[str, Any], tokenized: TableWriter, ledger: TableWriter, quarantine: TableWriter) -> _Part:
+def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, TableWriter, TableWriter]) -> _Part:
     folder = Path(spec["tokenizer"])
     files = tokenizer_files.read(folder)
-    encoder = Encoder(folder)
+    encoder = open_encoder(folder, engine=engine)
     options = spec["tokenize"]
     name, format_options = spec["format"]
-    function = registry.find_step("formatter", name, allow_code=spec["allow_code"]).function
     template = open_template(spec["template"], files)
-    eos = files.special("eos_token")
-    stops = {token for token in (eos, template.stop_token if template else None) if token in encoder.control}
+    bos, eos = files.special("bos_token"), files.special("eos_token")
     scope = TrainScope(frozenset(options["roles_to_train"]), options["train_on_inputs"], options["train_on_eos"])
+    ends = {*TURN_ENDS, eos, template.stop_token if template else None}
+    guarded = options["control_tokens"] != "allow"
+    tokenized, ledger, quarantine = writers
     return _Part(
         spec=spec,
         encoder=encoder,
-        template=template,
-        bos=files.special("bos_token"),
-        eos=eos,
-        stop_ids=frozenset(encoder.control[token] for token in stops if token is not None),
-        scope=scope,
-        allowed=allowed_control(options["control_tokens_allowed"], files),
-        format=lambda record: function(record, **format_options),
+        renderer=Renderer(spec["source"], template, scope, bos_token=bos, eos_token=eos),
+        format=open_format(name, format_options, allow_code=spec["allow_code"]),
+        stops={token: number for token, number in encoder.control.ids.items() if token in ends},
+        markers=control_tokens.plain_markers(template, encoder) if guarded else None,
+        allowed=control_tokens.allowed_control(options["control_tokens_allowed"], files),
         tokenized=tokenized,
         ledger=ledger,
         quarantine=quarantine,
-        counts=Counter(),
     )
 
 
-def open_template(name: str | None, files: tokenizer_files.TokenizerFiles) -> Template | None:
-    """Load a chat template for a tokenizer; None where the recipe's formats need none."""
-    if name is None:
-        return None
-    return load_template(
-        name,
-        tokenizer_template=files.chat_template,
-        bos_token=files.special("bos_token"),
-        eos_token=files.special("eos_token"),
-    )
-
-
-def allowed_control(
-    given: dict[str, list[str]] | None, files: tokenizer_files.TokenizerFiles
-) -> dict[str, frozenset[str]]:
-    """Return the control tokens that content of each role may hold: those given, else the template's own reasoning tokens."""
-    if given is not None:
-        return {role: frozenset(tokens) for role, tokens in given.items()}
-    text = files.chat_template or ""
-    own = frozenset(token for token in REASONING_AND_TOOL_TOKENS if token in files.added_tokens and token in text)
-    return {"assistant": own} if own else {}
-
-
-def _batches(part: _Part) -> Iterator[list[_Row]]:
-    """Yield the kept documents of the part, formatted and rendered, in batches; rows that cannot be are put in quarantine."""
-    keep, _ = read_decisions(Path(part.spec["decisions"]), part.spec["part"])
-    folder = Path(part.spec["documents"])
-    number = 0
-    for documents, keys in zip(read_batches(folder / DOCUMENTS_FILE), read_batches(folder / KEYS_FILE), strict=True):
-        for first in range(0, len(documents), BATCH_ROWS):
-            chosen = np.flatnonzero(keep[number + first : number + min(first + BATCH_ROWS, len(documents))]) + first
-            picked = documents.select(["id", "record", "marks"]).take(pa.array(chosen))
-            digests = keys.column("digest").take(pa.array(chosen)).to_pylist()
-            part.counts["rows"] += len(chosen)
-            columns = [column.to_pylist() for column in picked.columns]
-            rows = [
-                _render(part, number + index, *values, digest)
-                for index, *values, digest in zip(chosen.tolist(), *columns, digests, strict=True)
-            ]
-            yield [row for row in rows if row is not None]
-        number += len(documents)
-
-
-def _render(part: _Part, number: int, row_id: str, record: str, marks: str | None, digest: bytes) -> _Row | None:
-    try:
-        example = part.format(_load_json(record))
-        if marks is not None:
-            example = _apply_marks(example, orjson.loads(marks))
-        return _Row(number, row_id, example, _render_example(part, example), digest)
-    except InvalidRecord as error:
-        _quarantine(part, row_id, error.reason, error.detail, record.encode())
-        return None
-
-
-def _load_json(record: str) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = orjson.loads(record)
-    except orjson.JSONDecodeError:
-        value = json.loads(record)  # integers past 64 bits
-    return value
-
-
-def _render_example(part: _Part, example: Example) -> Rendered:
-    if example.chat:
-        if part.template is None:
-            raise TokenizerError(
-                f"source {part.spec['source']!r} has dialogues, but the tokenizer has no chat template; "
-                "set tokenizer.chat_template"
-            )
-        return part.template.render(example.turns, part.scope)
-    if part.eos is None:
-        raise TokenizerError(f"source {part.spec['source']!r} has plain text, but the tokenizer has no eos_token to end it with")
-    return render_plain(example.turns, part.bos, part.eos, part.scope)
-
-
-def _apply_marks(example: Example, marks: Sequence[Sequence[Any]]) -> Example:
-    """Return the example with the cleaners' marks on its turns."""
-    turns = list(example.turns)
-    for path, kind, value in marks:
-        for index, turn in enumerate(turns):
-            if any(list(span.path) == path for span in turn.spans):
-                turns[index] = _marked(turn, kind, value)
-    return example._replace(turns=tuple(turns))
-
-
-def _marked(turn: Turn, kind: str, value: float) -> Turn:
-    if kind == "mask_loss":
-        return turn._replace(train=False, parts=())
-    return turn._replace(weight=turn.weight * value)
-
-
-def _quarantine(part: _Part, row_id: str, reason: str, place: str, raw: bytes) -> None:
-    source = part.spec["source"]
-    part.counts["quarantined"] += 1
-    part.counts[f"quarantine:{reason}"] += 1
-    part.quarantine.append((source, row_id, reason, place, raw[:QUARANTINE_BYTES]))
-    part.ledger.append(Entry(source, row_id, -1, "tokenize", "format", "", "quarantine", reason, place))
-
-
-def _tokenize_batch(part: _Part, rows: list[_Row]) -> None:
-    if not rows:
+def _tokenize_batch(part: _Part, documents: Documents) -> None:
+    part.counts["rows"] += len(documents.numbers)
+    examples, refused = format_documents(part.format, documents)
+    documents = _without(part, documents, refused)
+    rendered, refused = part.renderer.render_batch(examples)
+    examples = [example for number, example in enumerate(examples) if number not in refused]
+    documents = _without(part, documents, refused)
+    if not examples:
         return
-    batch = concatenate([row.rendered.text for row in rows])
-    encoded = part.encoder.encode(batch)
+    batch = concatenate(rendered.texts)
+    rows = _Rows(documents, examples, rendered, batch, part.encoder.encode(batch))
     dropped: set[int] = set()
+    unproven: dict[int, InvalidRecord] = {}
     if part.spec["tokenize"]["control_tokens"] != "allow":
-        encoded, dropped = _guard(part, rows, batch, encoded)
-    trained_spans = masking.to_bytes(batch, [row.rendered.trained for row in rows])
-    mask = masking.inside(encoded, trained_spans)
-    part.counts["straddling_tokens"] += int(np.count_nonzero(masking.touching(encoded, trained_spans) & ~mask))
-    unproven = _unproven_rows(part, rows, batch, encoded, trained_spans)
-    for row in sorted(unproven - dropped):
-        detail = "a trained turn does not end in the token that stops it"
-        _quarantine(part, rows[row].id, "mask_unproven", detail, rows[row].rendered.text.encode())
-    kept = np.array([row not in dropped and row not in unproven for row in range(len(rows))])
-    _write(part, rows, batch, encoded, mask, kept)
+        rows, dropped, unproven = _guard(part, rows)
+    trained = masking.to_bytes(batch, rendered.trained)
+    part.counts["straddling_tokens"] += masking.num_straddling(rows.encoded, trained)
+    for row in _unstopped(part, rows, trained) - dropped:
+        unproven.setdefault(row, InvalidRecord("mask_unproven", "a trained turn does not end in the token that stops it"))
+    _quarantine(part, documents, unproven)
+    kept = np.ones(len(examples), dtype=bool)
+    kept[[*dropped, *unproven]] = False
+    _write(part, rows, masking.tokens_inside(rows.encoded, trained), kept)
 
 
-def _guard(part: _Part, rows: list[_Row], batch: Batch, encoded: Encoded) -> tuple[Encoded, set[int]]:
-    """Find rows whose content became control tokens, and act on them: escape, drop, or stop the build.
-
-    A row is clean when none of its control tokens touches content (those allowed there aside) and it has exactly as many as the
-    template wrote.
-    """
-    content = masking.to_bytes(batch, [[span[:2] for span in row.rendered.content] for row in rows])
-    control = np.flatnonzero(part.encoder.is_control[encoded.ids])
-    owner = np.searchsorted(encoded.row_offsets, control, side="right") - 1
-    touched = masking.touching(encoded, content)[control]
-    suspects = set(owner[touched].tolist())
-    num_outside = np.bincount(owner[~touched], minlength=len(rows))
-    for index, row in enumerate(rows):
-        if num_outside[index] != _count_written(part, row):
-            suspects.add(index)
-    replaced = {}
-    dropped: set[int] = set()
-    for index in sorted(suspects):
-        forged = _forged(part, rows[index])
-        if not forged and num_outside[index] == _count_written(part, rows[index]):
-            continue  # every control token in the content is one that its role may use
-        if _act(part, rows[index], forged):
-            replaced[index] = part.encoder.encode_pieces(rows[index].rendered.text, _written_spans(part, rows[index]))
-        else:
-            dropped.add(index)
-    return (splice(batch, encoded, replaced) if replaced else encoded), dropped
+def _without(part: _Part, documents: Documents, refused: dict[int, InvalidRecord]) -> Documents:
+    """Put the refused documents in quarantine; returns the others."""
+    if not refused:
+        return documents
+    _quarantine(part, documents, refused)
+    return documents.take(np.delete(np.arange(len(documents.numbers)), list(refused)))
 
 
-def _act(part: _Part, row: _Row, forged: list[str]) -> bool:
-    """Count a row whose content holds control tokens and write it into the ledger; returns False where it is dropped."""
-    policy = part.spec["tokenize"]["control_tokens"]
+def _quarantine(part: _Part, documents: Documents, refused: dict[int, InvalidRecord]) -> None:
     source = part.spec["source"]
-    evidence = ", ".join(dict.fromkeys(forged)) or "a control token across the border of content"
+    for number, error in sorted(refused.items()):
+        row_id, record = documents.ids[number].as_py(), documents.records[number].as_py()
+        part.counts["quarantined"] += 1
+        part.counts[f"quarantine:{error.reason}"] += 1
+        part.quarantine.append((source, row_id, error.reason, error.detail, record.encode()[:QUARANTINE_BYTES]))
+        part.ledger.append(Entry(source, row_id, -1, "tokenize", "format", "", "quarantine", error.reason, error.detail))
+
+
+def _guard(part: _Part, rows: _Rows) -> tuple[_Rows, set[int], dict[int, InvalidRecord]]:
+    """Act on the control tokens in content; returns the rows, which of them are dropped, and which cannot be proven."""
+    _, examples, rendered, batch, encoded = rows
+    policy = part.spec["tokenize"]["control_tokens"]
+
+    def may_use(row: int, turn: int) -> frozenset[str]:
+        return part.allowed.get(examples[row].turns[turn].role, frozenset())
+
+    forged = control_tokens.find_forged(part.encoder, rendered, batch, encoded, may_use)
+    marked = control_tokens.find_markers(part.markers, rendered) if part.markers else {}
+    part.counts["control_rows"] += len(forged)
+    part.counts["control_tokens"] += sum(map(len, forged.values()))
+    part.counts["marker_rows"] += len(marked)
+    part.counts["markers"] += sum(map(len, marked.values()))
+    for row in sorted(forged):
+        _record(part, rows, row, forged[row], "control_token")
+    if policy == "escape":
+        escaped, unproven = control_tokens.escape(part.encoder, rendered, batch, encoded, sorted(forged), may_use)
+        error = InvalidRecord("mask_unproven", "the control tokens in the content cannot be told from those of the template")
+        return rows._replace(encoded=escaped), set(), dict.fromkeys(unproven, error)
+    for row in sorted(marked.keys() - forged.keys()):
+        _record(part, rows, row, marked[row], "plain_marker")
+    return rows, {*forged, *marked}, {}
+
+
+def _record(part: _Part, rows: _Rows, row: int, found: Sequence[Found], kind: str) -> None:
+    """Write a row whose content holds control tokens or markers into the ledger. Raises DataError under the policy `error`."""
+    policy = part.spec["tokenize"]["control_tokens"]
+    source, row_id = part.spec["source"], rows.documents.ids[row].as_py()
+    evidence = ", ".join(dict.fromkeys(token for _, token in found))
     if policy == "error":
-        raise DataError(
-            f"{source} {row.id}: content holds the control token {evidence} (tokenize.control_tokens: escape keeps it as text)"
-        )
-    part.counts["control_rows"] += 1
-    part.counts["control_tokens"] += len(forged)
-    action = "drop" if policy == "drop" else "flag"
-    before = around(row.rendered.text, forged[0]) if forged else ""
-    reason = "control_token" if policy == "drop" else "control_token_escaped"
-    part.ledger.append(
-        Entry(source, row.id, -1, "tokenize", "control_tokens", "", action, reason, evidence, before, "")
-    )
+        what = "the control token" if kind == "control_token" else "the template's marker"
+        cure = "tokenize.control_tokens: escape keeps it as text"
+        raise DataError(f"{source} {row_id}: the content of turn {found[0].turn} holds {what} {evidence}; {cure}")
+    action, reason = ("drop", kind) if policy == "drop" else ("flag", f"{kind}_escaped")
     if policy == "drop":
         part.counts["dropped"] += 1
-        part.counts["drop:control_token"] += 1
-    return policy != "drop"
+        part.counts[f"drop:{reason}"] += 1
+    turn, token = found[0]
+    before = around(rows.examples[row].turns[turn].content, token)
+    part.ledger.append(Entry(source, row_id, turn, "tokenize", "control_tokens", "", action, reason, evidence, before))
 
 
-def _glue(rendered: Rendered) -> Iterator[tuple[int, int]]:
-    """Yield the character spans that the template wrote: all that is not content."""
-    position = 0
-    for start, end, _ in rendered.content:
-        if position < start:
-            yield position, start
-        position = end
-    if position < len(rendered.text):
-        yield position, len(rendered.text)
-
-
-def _count_written(part: _Part, row: _Row) -> int:
-    text = row.rendered.text
-    return sum(_count_controls(part.encoder.control_pattern, text[start:end]) for start, end in _glue(row.rendered))
-
-
-@lru_cache(maxsize=4096)
-def _count_controls(pattern: Any, glue: str) -> int:
-    return sum(1 for _ in pattern.finditer(glue))
-
-
-def _written_spans(part: _Part, row: _Row) -> list[tuple[int, int]]:
-    """Return the spans of the control tokens that the template wrote or that content may hold, in order."""
-    text, pattern = row.rendered.text, part.encoder.control_pattern
-    spans = [match.span() for start, end in _glue(row.rendered) for match in pattern.finditer(text, start, end)]
-    for start, end, turn in row.rendered.content:
-        allowed = part.allowed.get(row.example.turns[turn].role, frozenset())
-        spans.extend(match.span() for match in pattern.finditer(text, start, end) if match[0] in allowed)
-    return sorted(spans)
-
-
-def _forged(part: _Part, row: _Row) -> list[str]:
-    """Return the control tokens in content that its role may not use."""
-    found = []
-    for start, end, turn in row.rendered.content:
-        allowed = part.allowed.get(row.example.turns[turn].role, frozenset())
-        matches = part.encoder.control_pattern.finditer(row.rendered.text, start, end)
-        found.extend(match[0] for match in matches if match[0] not in allowed)
-    return found
-
-
-def _unproven_rows(part: _Part, rows: list[_Row], batch: Batch, encoded: Encoded, spans: masking.Spans) -> set[int]:
-    """Return the rows in which a trained answer does not end in a stop token of its own."""
-    if not part.scope.train_on_eos:
+def _unstopped(part: _Part, rows: _Rows, trained: masking.ByteSpans) -> set[int]:
+    """Return the rows in which a trained span ends in the text of a stop token, but not in that token."""
+    if not part.renderer.scope.train_on_eos or not len(trained.row):
         return set()
-    last = masking.last_tokens(encoded, spans)
-    ends_answer = np.array([end in _stops(part, row) for row in rows for start, end in row.rendered.trained if start < end], dtype=bool)
-    wrong = ends_answer & ~np.isin(last, list(part.stop_ids))
-    return set(spans.row[wrong].tolist())
+    last = masking.last_tokens(rows.encoded, trained)
+    wrong = np.zeros(len(last), dtype=bool)
+    for text, number in part.stops.items():
+        wrong |= masking.ends_with(rows.batch, trained, text.encode()) & (last != number)
+    return set(trained.row[wrong].tolist())
 
 
-def _stops(part: _Part, row: _Row) -> frozenset[int]:
-    """Return the character positions at which the row's text says that a stop token ends."""
-    stop = part.template.stop_token if row.example.chat and part.template else part.eos
-    text = row.rendered.text
-    return frozenset(end for _, end in row.rendered.trained if stop and text.endswith(stop, 0, end))
-
-
-def _write(
-    part: _Part, rows: list[_Row], batch: Batch, encoded: Encoded, mask: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_]
-) -> None:
+def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArray[np.bool_]) -> None:
     """Append the kept rows of a batch to TOKENIZED."""
-    lengths = np.diff(encoded.row_offsets)
-    turn_ends, num_turns = masking.positions(encoded, batch, [row.rendered.turn_ends for row in rows])
-    weight_pairs, weight_values, num_weights = _weights(rows, batch, encoded, mask)
-    num_trained = np.add.reduceat(np.append(mask, False), encoded.row_offsets[:-1], dtype=np.int64) * (lengths > 0)
+    documents, examples, rendered, batch, encoded = rows
+    num_rows = len(examples)
+    run_pairs, num_run_values = masking.joined_runs(trained, num_rows)
+    num_trained = np.bincount(trained.row, weights=np.maximum(trained.length, 0), minlength=num_rows).astype(np.int32)
+    ends = rendered.turn_ends
+    turn_ends = masking.num_tokens_before(encoded, batch, ends.row, ends.ends)
+    num_turns = np.bincount(ends.row, minlength=num_rows)
+    weight_pairs, weight_values, num_weights = _weights(rows)
+    columns = [
+        list_column(encoded.ids, np.diff(encoded.row_offsets), pa.int32()),
+        list_column(run_pairs, num_run_values, pa.int32()),
+        list_column(weight_pairs, 2 * num_weights, pa.int32()),
+        list_column(weight_values, num_weights, pa.float32()),
+        list_column(turn_ends, num_turns, pa.int32()),
+        pa.array(num_trained),
+    ]
     if not kept.all():
-        token_kept = np.repeat(kept, lengths)
-        ids, mask, lengths = encoded.ids[token_kept], mask[token_kept], lengths[kept]
-        turn_ends, num_turns = turn_ends[np.repeat(kept, num_turns)], num_turns[kept]
-        weight_pairs = weight_pairs[np.repeat(kept, 2 * num_weights)]
-        weight_values, num_weights = weight_values[np.repeat(kept, num_weights)], num_weights[kept]
-        num_trained = num_trained[kept]
-        rows = [row for row, keep in zip(rows, kept, strict=True) if keep]
-    else:
-        ids = encoded.ids
-    row_offsets = np.append(0, np.cumsum(lengths))
-    run_pairs, num_run_values = masking.runs(mask, row_offsets)
-    int32 = pa.int32()
-    part.counts["kept"] += len(rows)
-    part.counts["tokens"] += len(ids)
-    part.counts["trained_tokens"] += int(num_trained.sum())
-    part.counts["turns"] += int(num_turns.sum())
-    part.counts["weighted_rows"] += int(np.count_nonzero(num_weights))
+        chosen = np.flatnonzero(kept)
+        columns = [column.take(pa.array(chosen)) for column in columns]
+        documents = documents.take(chosen)
+    num_kept = len(documents.numbers)
+    part.counts["kept"] += num_kept
+    part.counts["tokens"] += int(np.diff(encoded.row_offsets)[kept].sum())
+    part.counts["trained_tokens"] += int(num_trained[kept].sum())
+    part.counts["turns"] += int(num_turns[kept].sum())
+    part.counts["weighted_rows"] += int(np.count_nonzero(num_weights[kept]))
     part.tokenized.extend_columns(
         [
-            [row.number for row in rows],
-            [part.spec["source"]] * len(rows),
-            [row.id for row in rows],
-            [part.spec["category"]] * len(rows),
-            list_column(ids, lengths, int32),
-            list_column(run_pairs, num_run_values, int32),
-            list_column(weight_pairs, 2 * num_weights, int32),
-            list_column(weight_values, num_weights, pa.float32()),
-            list_column(turn_ends, num_turns, int32),
-            pa.array(num_trained.astype(np.int32)),
-            [row.digest for row in rows],
+            pa.array(documents.numbers, pa.int32()),
+            pa.repeat(part.spec["source"], num_kept),
+            documents.ids,
+            pa.repeat(part.spec["category"], num_kept),
+            *columns,
+            documents.digests,
         ]
     )
 
 
-def _weights(
-    rows: list[_Row], batch: Batch, encoded: Encoded, mask: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def _weights(rows: _Rows) -> tuple[masking.Int32, npt.NDArray[np.float32], masking.Int64]:
     """Return the weight runs as flat (start, length) pairs, one value a pair, and the number of pairs of each row."""
-    pairs: list[tuple[int, int]] = []
-    values: list[float] = []
-    counts = np.zeros(len(rows), dtype=np.int64)
-    for index, row in enumerate(rows):
-        if not row.rendered.weights:
-            continue
-        first, last = encoded.row_offsets[index], encoded.row_offsets[index + 1]
-        for start, end, weight in row.rendered.weights:
-            low, high = batch.char_bytes[np.array([start, end]) + batch.row_chars[index]]
-            inside = (encoded.starts[first:last] >= low) & (encoded.ends[first:last] <= high) & mask[first:last]
-            tokens = np.flatnonzero(inside)
-            if len(tokens):
-                pairs.append((int(tokens[0]), int(tokens[-1] - tokens[0] + 1)))
-                values.append(weight)
-                counts[index] += 1
-    return np.array(pairs, dtype=np.int32).ravel(), np.array(values, dtype=np.float32), counts
+    spans = masking.to_bytes(rows.batch, rows.rendered.weights)
+    runs = masking.tokens_inside(rows.encoded, spans)
+    some = runs.length > 0
+    pairs = np.stack([runs.first[some], runs.length[some]], axis=1).astype(np.int32)
+    values = spans.values[some].astype(np.float32)
+    return pairs.ravel(), values, np.bincount(runs.row[some], minlength=len(rows.examples))

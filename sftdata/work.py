@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """One pure task: what an executor hands to a worker. Data stays in files; this stays under a kilobyte of names and options."""
+    """One pure task: what an executor hands to a worker. Data stays in files; this is under a kilobyte of names and options."""
 
     stage: str
     name: str

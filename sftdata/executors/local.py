@@ -62,9 +62,12 @@ class _Worker:
 
     def __init__(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        ignore_interrupts = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # the parent sees to Ctrl-C
-        serve_call = f"from sftdata.executors.local import serve; serve({theirs.fileno()}, {os.getpid()}, {outside_modules()!r})"
-        bootstrap = f"{ignore_interrupts}; import sys; sys.path[:] = {sys.path!r}; {serve_call}"
+        arguments = f"{theirs.fileno()}, {os.getpid()}, {outside_modules()!r}"
+        bootstrap = (
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # the parent sees to Ctrl-C
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from sftdata.executors.local import serve; serve({arguments})"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", bootstrap], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
@@ -198,7 +201,7 @@ def _timeout_setting() -> float:
 def _exit_text(worker: _Worker) -> str:
     """Say how a process ended whose pipe is closed; one that lives on without its pipe is killed."""
     try:
-        code = worker.process.wait(timeout=5)
+        code = worker.process.wait(timeout=1)
     except subprocess.TimeoutExpired:
         worker.process.kill()
         code = worker.process.wait()
@@ -219,7 +222,7 @@ def _rebuild_error(names: list[str], text: str, trace: str) -> Exception:
 
 
 def serve(descriptor: int, parent: int, modules: Sequence[str]) -> None:
-    """A worker's whole life: import the modules that define steps, then take a task, run it, send what it returned or raised."""
+    """A worker's whole life: take a task, run it, send what it returned or raised. `modules` define steps from outside."""
     pipe = Connection(descriptor)
     _die_with_parent(parent)
     os.environ.setdefault("RAYON_NUM_THREADS", "1")

@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 _MARKUP = re.compile(r"<.*>|\[.*\]|\{.*\}", re.DOTALL)
@@ -32,21 +30,14 @@ class ControlTokens:
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.unknown: str | None = _unknown_token(value)
         """The text of the token that stands for what the vocabulary lacks; it may come from any text."""
-        self._is_control = np.zeros(max(self.ids.values(), default=-1) + 1, dtype=bool)
-        self._is_control[list(self.ids.values())] = True
-
-    def positions(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """Return where in `ids` control tokens stand, ascending."""
-        if not len(self._is_control):
-            return np.zeros(0, dtype=np.intp)
-        return np.flatnonzero(self._is_control.take(ids, mode="clip") & (ids < len(self._is_control)))
 
 
 def _unknown_token(value: dict[str, Any]) -> str | None:
     model = value["model"]
     if isinstance(model.get("unk_id"), int):
         return str(model["vocab"][model["unk_id"]][0])
-    return model.get("unk_token")
+    unknown: str | None = model.get("unk_token")
+    return unknown
 
 
 def escaped_json(value: dict[str, Any], control: ControlTokens, base: int) -> str:

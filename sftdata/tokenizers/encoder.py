@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from sftdata import storage
 from sftdata.tokenizers.control import ControlTokens, escaped_json
 from sftdata.tokenizers.files import load, read_text
 from sftdata.tokenizers.token_bytes import TokenBytes, read_token_bytes
@@ -34,6 +35,9 @@ NASTY = (
     "<|", "</", "[INST", "<0x41>",
 )  # fmt: skip
 """Texts on which engines are known to differ: spaces, combining marks, long runs, rare scripts, pieces of control tokens."""
+
+NUM_PIECES = 300
+"""Pieces of the vocabulary, of each kind, whose own text both engines encode in the self-check."""
 
 Row = tuple[Sequence[int], Sequence[tuple[int, int]]]
 """The ids of a row and the character offsets of each."""
@@ -87,14 +91,20 @@ def _offsets(lengths: Iterable[int], count: int) -> Int64:
 
 
 class Encoder:
-    """A tokenizer that encodes batches. It holds no state that an earlier batch could change."""
+    """A tokenizer that encodes batches; what it gives for one never depends on those before."""
 
-    def __init__(self, text: str, place: str = "tokenizer.json", *, engine: str = "auto") -> None:
-        self.tokenizer = load(text, place)
-        self._value: dict[str, Any] = orjson.loads(text)
-        self.control = ControlTokens(self._value)
+    def __init__(self, folder: Path, *, engine: str = "auto") -> None:
+        """Open the tokenizer of a folder. `engine`: `auto`, or `tokenizers` for that one alone. Raises TokenizerError."""
+        self.folder = folder
+        text = read_text(folder / "tokenizer.json")
+        self.tokenizer = load(text, str(folder / "tokenizer.json"))
+        value: dict[str, Any] = orjson.loads(text)
+        self.control = ControlTokens(value)
         self.vocab_size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
-        self._token_bytes: TokenBytes | None = read_token_bytes(self._value, self.tokenizer)
+        self.is_control = np.zeros(max([self.vocab_size, *self.control.texts]) + 1, dtype=bool)
+        """(at least vocab_size,) True at the ids of control tokens."""
+        self.is_control[list(self.control.texts)] = True
+        self._token_bytes: TokenBytes | None = read_token_bytes(value, self.tokenizer)
         self._fast = _fast_engine(text, self.tokenizer) if engine != "tokenizers" else None
         self._escaped: dict[int, Any] = {}
 
@@ -138,7 +148,8 @@ class Encoder:
         `base`: the first of `len(self.control.ids)` neighbouring private-use characters that are not in the text.
         """
         if base not in self._escaped:
-            self._escaped[base] = load(escaped_json(self._value, self.control, base), "tokenizer.json, escaped")
+            value = orjson.loads(read_text(self.folder / "tokenizer.json"))
+            self._escaped[base] = load(escaped_json(value, self.control, base), f"{self.folder} with escaped control tokens")
         pieces: list[str] = []
         lengths: list[int] = []
         position = 0
@@ -155,13 +166,13 @@ class Encoder:
 
 
 def open_encoder(folder: Path, *, engine: str = "auto") -> Encoder:
-    """Open the encoder of a tokenizer folder; tasks of one process that use the same tokenizer share it."""
-    return _encoder(read_text(folder / "tokenizer.json"), str(folder / "tokenizer.json"), engine)
+    """Open the encoder of a tokenizer folder; the tasks of one process share it. Raises TokenizerError."""
+    return _encoder(folder, storage.file_digest(folder / "tokenizer.json"), engine)
 
 
 @lru_cache(maxsize=2)
-def _encoder(text: str, place: str, engine: str) -> Encoder:
-    return Encoder(text, place, engine=engine)
+def _encoder(folder: Path, digest: str, engine: str) -> Encoder:
+    return Encoder(folder, engine=engine)
 
 
 def _lent(starts: Int64, ends: Int64, row_offsets: Int64, row_bytes: Int64) -> Int64:
@@ -211,7 +222,7 @@ def _placed(batch: Batch, row: int, encoded: Row) -> tuple[Int32, Int64, Int64]:
 
 def _flat(engine: Any, texts: Sequence[str]) -> tuple[Int32, Int64]:
     ids, row_offsets = engine.encode_batch_flat(list(texts), add_special_tokens=False)
-    return np.frombuffer(ids, dtype="<u4").astype(np.int32), np.frombuffer(row_offsets, dtype="<u8").astype(np.int64)
+    return np.frombuffer(ids, dtype="<i4"), np.frombuffer(row_offsets, dtype="<i8")
 
 
 def _same_ids(tokenizer: Any, texts: Sequence[str], ids: Int32, row_offsets: Int64, rows: Sequence[int]) -> bool:
@@ -223,15 +234,24 @@ def _same_ids(tokenizer: Any, texts: Sequence[str], ids: Int32, row_offsets: Int
 
 
 def _fast_engine(text: str, tokenizer: Any) -> Any:
-    """Return the fastokens engine where it loads this tokenizer and gives the same ids on the nasty texts, else None."""
+    """Return the fastokens engine where it loads this tokenizer and gives the same ids on difficult texts, else None."""
     try:
         import fastokens
     except ImportError:
         return None
+    texts = [*NASTY, *_piece_texts(tokenizer)]
     try:
         engine = fastokens.Tokenizer.from_json_str(text)
-        ids, row_offsets = _flat(engine, NASTY)
+        ids, row_offsets = _flat(engine, texts)
     except Exception:  # the engine says in many ways that it cannot do this tokenizer; `tokenizers` can
         return None
-    return engine if _same_ids(tokenizer, NASTY, ids, row_offsets, range(len(NASTY))) else None
+    return engine if _same_ids(tokenizer, texts, ids, row_offsets, range(len(texts))) else None
+
+
+def _piece_texts(tokenizer: Any) -> list[str]:
+    """Return texts with pieces of the vocabulary as they are spelled: those like `<0x41>`, and a sample of the others."""
+    spelled = {number: piece for piece, number in tokenizer.get_vocab(with_added_tokens=True).items()}
+    pieces = [spelled[number] for number in sorted(spelled)]
+    marked = [piece for piece in pieces if piece.startswith(("<", "["))]
+    return [f"a{piece}中" for piece in (*marked[:NUM_PIECES], *pieces[:: max(1, len(pieces) // NUM_PIECES)])]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from sftdata import storage
 from sftdata.errors import TokenizerError
 
@@ -97,7 +99,7 @@ def load(text: str, place: str) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(read_text(path))
+        value = orjson.loads(read_text(path))
     except ValueError as error:
         raise TokenizerError(f"tokenizer {path}: is no JSON: {error}") from error
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Learning a tokenizer from texts: byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2), deterministic for the same texts."""
+"""Learning a tokenizer from texts: byte-level BPE (Sennrich et al. 2016, bytes as in GPT-2), the same for the same texts."""
 
 from __future__ import annotations
 

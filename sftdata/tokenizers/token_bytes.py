@@ -72,7 +72,7 @@ class TokenBytes:
         begins = row_offsets[:-1][row_offsets[:-1] < row_offsets[1:]]
         if self._prepended == "every":
             after_added = np.flatnonzero(self._is_added.take(ids)) + 1
-            begins = np.union1d(begins, after_added[after_added < len(ids)])
+            begins = np.concatenate([begins, after_added[after_added < len(ids)]])  # twice in it is once taken off
         return begins[self._may_hold_virtual_space[ids[begins]]]
 
     def _equal_rows(

@@ -1,0 +1,108 @@
+"""Reading the documents of a prepared part back, and formatting them again: the second time, cleaned and with marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from sftdata import registry
+from sftdata.preparing import DOCUMENTS_FILE, KEYS_FILE
+from sftdata.record_json import parse
+from sftdata.records import Example, InvalidRecord, Turn
+from sftdata.tables import read_batches
+
+BATCH_ROWS = 2000
+BATCH_BYTES = 4 << 20
+"""Bytes of records at which a batch ends early: what bounds the memory."""
+
+Format = Callable[[dict[str, Any]], Example]
+Indices = npt.NDArray[np.intp]
+
+
+class Documents(NamedTuple):
+    """Some documents of a part, as columns of equal length."""
+
+    numbers: Indices
+    """The documents' numbers in their part."""
+    ids: pa.StringArray
+    records: pa.StringArray
+    marks: pa.StringArray
+    digests: pa.FixedSizeBinaryArray
+
+    def take(self, rows: Indices) -> Documents:
+        """Return some of the documents."""
+        ids, records, marks, digests = (column.take(pa.array(rows)) for column in self[1:])
+        return Documents(self.numbers[rows], ids, records, marks, digests)
+
+
+def open_format(name: str, options: dict[str, Any], *, allow_code: bool) -> Format:
+    """Return a formatter with its options."""
+    function = registry.find_step("formatter", name, allow_code=allow_code).function
+    return partial(function, **options) if options else function
+
+
+def read_documents(folder: Path, keep: npt.NDArray[np.bool_]) -> Iterator[Documents]:
+    """Yield the kept documents of a prepared part in batches. keep: (number of documents,)."""
+    number = 0
+    for batch, keys in zip(read_batches(folder / DOCUMENTS_FILE), read_batches(folder / KEYS_FILE), strict=True):
+        numbers = np.arange(number, number + len(batch))
+        ids, records, marks = (batch.column(name) for name in ("id", "record", "marks"))
+        all_rows = Documents(numbers, ids, records, marks, keys.column("digest"))
+        for rows in _cut(all_rows.records, np.flatnonzero(keep[number : number + len(batch)])):
+            yield all_rows.take(rows)
+        number += len(batch)
+
+
+def _cut(records: pa.StringArray, chosen: Indices) -> Iterator[Indices]:
+    """Cut the chosen rows into batches of at most `BATCH_ROWS` rows and, but for single rows, `BATCH_BYTES` bytes."""
+    offsets = np.frombuffer(records.buffers()[1], dtype=np.int32)[records.offset : records.offset + len(records) + 1]
+    ends = np.cumsum(np.diff(offsets)[chosen], dtype=np.int64)
+    first = 0
+    while first < len(chosen):
+        before = ends[first - 1] if first else 0
+        fitting = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+        last = max(min(fitting, first + BATCH_ROWS), first + 1)
+        yield chosen[first:last]
+        first = last
+
+
+def format_documents(form: Format, documents: Documents) -> tuple[list[Example], dict[int, InvalidRecord]]:
+    """Return the examples of the documents that can be formatted, in order; the others by number, with what is wrong."""
+    examples: list[Example] = []
+    refused: dict[int, InvalidRecord] = {}
+    for number, (record, marks) in enumerate(zip(documents.records.to_pylist(), documents.marks.to_pylist(), strict=True)):
+        try:
+            example = form(parse(record))
+        except InvalidRecord as error:
+            refused[number] = error
+            continue
+        examples.append(example if marks is None else apply_marks(example, orjson.loads(marks)))
+    return examples, refused
+
+
+def apply_marks(example: Example, marks: Iterable[tuple[Sequence[str | int], str, float]]) -> Example:
+    """Return an example with the cleaners' marks, (path, kind, value), on its spans."""
+    turns = list(example.turns)
+    for path, kind, value in marks:
+        for index, turn in enumerate(turns):
+            for number, span in enumerate(turn.spans):
+                if list(span.path) == list(path):
+                    turns[index] = _marked(turns[index], number, kind, value)
+    return example._replace(turns=tuple(turns))
+
+
+def _marked(turn: Turn, span: int, kind: str, factor: float) -> Turn:
+    """Return a turn one span of which is not trained (`mask_loss`) or has its loss multiplied (`weight`)."""
+    flags = list(turn.parts or [(turn.train, turn.weight)] * len(turn.spans))
+    train, weight = flags[span]
+    flags[span] = (False, weight) if kind == "mask_loss" else (train, weight * factor)
+    if len(flags) == 1 and not turn.parts:
+        return turn._replace(train=flags[0][0], weight=flags[0][1])
+    return turn._replace(parts=tuple(flags))

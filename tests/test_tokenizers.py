@@ -1,0 +1,245 @@
+"""Encoding: the fast paths give what `tokenizers` gives, and escaped control tokens are ordinary text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizing_fixture import CORPUS, FAMILIES, LLAMA2, PROVEN_BY_BYTES, Phase, family_json, texts, write_family
+from transformers import PreTrainedTokenizerFast
+
+from sftdata.errors import TokenizerError
+from sftdata.tokenizer_making import make_tokenizer
+from sftdata.tokenizers import encoder as encoders
+from sftdata.tokenizers import files as tokenizer_files
+from sftdata.tokenizers.encoder import Encoder, concatenate, open_encoder
+from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
+
+SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, "llama2"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """An encoder of every family, with the special tokens of two templates."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "llama2" and not LLAMA2.is_dir():
+        pytest.skip("the LLaMA-2 tokenizer of the shared folder is not here")
+    source = LLAMA2 if request.param == "llama2" else write_family(folder / "source", request.param)
+    (folder / "made").mkdir()
+    make_tokenizer(folder / "made", {"path": str(source), "train": None, "template": "chatml"})
+    return Encoder(folder / "made")
+
+
+def borders(encoder: Encoder, text: str) -> list[tuple[int, int, int]]:
+    """Return (id, start, end) of every token of a text in characters, by the offsets of `tokenizers`."""
+    encoding = encoder.tokenizer.encode(text, add_special_tokens=False)
+    return [(number, start, end) for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(texts, max_size=5))
+def test_encoding_gives_the_ids_of_tokenizers(encoder: Encoder, batch: list[str]) -> None:
+    encoded = encoder.encode(concatenate(batch))
+    for row, text in enumerate(batch):
+        ids = encoded.ids[encoded.row_offsets[row] : encoded.row_offsets[row + 1]].tolist()
+        assert ids == [number for number, _, _ in borders(encoder, text)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(texts, max_size=5))
+def test_borders_lie_within_the_characters_of_tokenizers_offsets(encoder: Encoder, batch: list[str]) -> None:
+    joined = concatenate(batch)
+    encoded = encoder.encode(joined)
+    assert (np.diff(encoded.starts) >= 0).all() and (np.diff(encoded.ends) >= 0).all()
+    for row, text in enumerate(batch):
+        tokens = slice(encoded.row_offsets[row], encoded.row_offsets[row + 1])
+        in_order = not any(
+            later[1] < earlier[1] or later[2] < earlier[2]
+            for earlier, later in zip(borders(encoder, text), borders(encoder, text)[1:], strict=False)
+        )
+        for start, end, (_, low, high) in zip(encoded.starts[tokens], encoded.ends[tokens], borders(encoder, text), strict=True):
+            first, last = joined.char_bytes[np.array([low, max(high, low + 1)]) + joined.row_chars[row]]
+            assert not in_order or first <= start < end <= last
+
+
+def test_families_take_the_path_that_they_shall(encoder: Encoder, request: pytest.FixtureRequest) -> None:
+    batch = concatenate(CORPUS)
+    family = request.node.callspec.params["encoder"]
+    table = encoder._token_bytes
+    assert (table is not None) == (family in (*PROVEN_BY_BYTES, "llama2"))
+    if table is None:
+        return
+    ids, row_offsets = encoder._ids(batch.texts)
+    proven = table.borders(ids, row_offsets, batch.data, batch.row_bytes)[2]
+    if family in ("byte_level", "sentencepiece", "llama2"):
+        assert proven.all() and encoder.engine == "fastokens"
+    if family == "byte_level_lowercase":
+        assert proven[1] and not proven[0] and not proven[2]  # a capital letter, a wide comma
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces=st.lists(st.one_of(texts, st.sampled_from(SPECIAL)), max_size=6))
+def test_escaping_changes_nothing_where_all_control_tokens_are_wanted(encoder: Encoder, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    wanted = [match.span() for match in encoder.control.pattern.finditer(text)]
+    ids, offsets = encoder.encode_escaped(text, wanted, 0xF0000)
+    expected = encoder.tokenizer.encode(text, add_special_tokens=False)
+    assert ids == expected.ids
+    assert offsets == expected.offsets
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces=st.lists(st.one_of(texts, st.sampled_from((*SPECIAL, "<unk>"))), min_size=1, max_size=6))
+def test_escaping_makes_no_control_token_of_unwanted_text(encoder: Encoder, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    ids, offsets = encoder.encode_escaped(text, [], 0xF0000)
+    found = [encoder.control.texts[number] for number in ids if encoder.is_control[number]]
+    assert set(found) <= {encoder.control.unknown}
+    if not found and encoder.engine == "fastokens":
+        decoded = encoder.tokenizer.decode(ids, skip_special_tokens=False)
+        same = [part.replace("▁", " ").removeprefix(" ") for part in (decoded, text)]  # to SentencePiece, `▁` is a space
+        assert same[0] == same[1]
+    assert all(0 <= start <= end <= len(text) for start, end in offsets)
+
+
+def test_escaping_cannot_reach_a_control_token_by_merges(tmp_path: Path) -> None:
+    folder = write_family(tmp_path, "sentencepiece")
+    plain = json.loads(family_json("sentencepiece"))
+    without_added = Tokenizer.from_str(json.dumps({**plain, "added_tokens": []}))
+    encoder = Encoder(folder)
+    assert encoder.control.ids["</s>"] in without_added.encode("x</s>").ids  # the vocabulary's own merges lead there
+    assert encoder.control.ids["</s>"] not in encoder.encode_escaped("x</s>", [], 0xF0000)[0]
+
+
+def test_vocabulary_among_the_added_tokens_is_no_control_token(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(family_json("byte_level"))
+    tokenizer.add_tokens(["  ", "人工智能", "<think>"])
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    encoder = Encoder(tmp_path)
+    assert list(encoder.control.ids) == ["<s>", "</s>", "<think>"]
+    assert encoder.encode_escaped("x  人工智能<think>", [], 0xF0000)[0][1:3] == [
+        tokenizer.token_to_id("  "), tokenizer.token_to_id("人工智能"),
+    ]  # fmt: skip
+
+
+def test_a_space_before_a_special_token_stays_with_the_text(tmp_path: Path) -> None:
+    value = json.loads(family_json("byte_level"))
+    value["added_tokens"][1]["lstrip"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    batch = concatenate(["gate  </s> x"])
+    encoded = Encoder(tmp_path).encode(batch)
+    place = encoded.ids.tolist().index(1)
+    assert (encoded.starts[place], encoded.ends[place]) == (4, 10)
+
+
+class _Liar:
+    """An engine that agrees on the texts of the self-check only."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode_batch_flat(self, batch: list[str], add_special_tokens: bool) -> tuple[bytes, bytes]:
+        rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids + [0] for text in batch]
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.uint64)
+        return np.concatenate(rows).astype(np.uint32).tobytes(), offsets.tobytes()
+
+
+def test_a_part_is_encoded_again_without_the_fast_engine_where_a_sample_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phase = Phase(tmp_path / "phase", write_family(tmp_path / "source", "byte_level"), "chatml")
+    records = [{"messages": [{"role": "user", "content": "The gate"}, {"role": "assistant", "content": "opens"}]}]
+    expected = phase.run(records)
+    assert expected.engine == "fastokens"
+    monkeypatch.setattr(encoders, "_fast_engine", lambda text, tokenizer: _Liar(tokenizer))
+    encoders._encoder.cache_clear()
+    again = phase.run(records)
+    encoders._encoder.cache_clear()
+    assert again.engine == "tokenizers"
+    assert again.rows == expected.rows and len(again.rows) == 1
+
+
+def test_an_engine_that_differs_on_the_nasty_texts_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastokens
+
+    folder = write_family(tmp_path, "byte_level")
+    assert Encoder(folder).engine == "fastokens"
+    liar = type("Liar", (), {"from_json_str": staticmethod(lambda text: _Liar(Tokenizer.from_str(text)))})
+    monkeypatch.setattr(fastokens, "Tokenizer", liar)
+    assert Encoder(folder).engine == "tokenizers"
+
+
+def test_tasks_of_a_process_share_an_encoder_until_the_file_changes(tmp_path: Path) -> None:
+    folder = write_family(tmp_path, "byte_level")
+    first = open_encoder(folder)
+    assert open_encoder(folder) is first
+    write_family(tmp_path, "sentencepiece")
+    assert open_encoder(folder).vocab_size != first.vocab_size
+
+
+def test_learning_gives_the_same_tokenizer_for_the_same_texts() -> None:
+    learned = [learn_bpe(iter(CORPUS), vocab_size=400, special_tokens=["<|im_end|>"]) for _ in range(2)]
+    assert learned[0].tokenizer == learned[1].tokenizer
+    assert learned[0].added_tokens == [END_OF_TEXT, "<|im_end|>"]
+    assert len(learned[0].tokenizer["model"]["merges"]) > 50
+
+
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("{", "tokenizer.json: is no JSON"),
+        ("[]", "is no JSON object"),
+        ('{"version": "1.0"}', "has no model"),
+        ('{"model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}', "cannot be loaded"),
+        ('{"model": {"type": "Nonsense"}}', "cannot be loaded"),
+    ],
+)
+def test_a_broken_tokenizer_is_one_line(tmp_path: Path, broken: str, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(TokenizerError, match=message) as caught:
+        make_tokenizer(tmp_path / "made", {"path": str(tmp_path), "train": None, "template": "chatml"})
+    assert "\n" not in str(caught.value) and "tokenizer.json" in str(caught.value)
+
+
+def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="a tokenizer folder needs a tokenizer.json"):
+        tokenizer_files.read(tmp_path)
+    with pytest.raises(TokenizerError, match="no such file or folder"):
+        tokenizer_files.read(tmp_path / "nothing")
+
+
+def test_the_written_folder_opens_in_transformers_with_the_template_and_the_stop(tmp_path: Path) -> None:
+    phase = Phase(tmp_path, write_family(tmp_path / "source", "sentencepiece"), "chatml")
+    assert phase.made["added_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(phase.tokenizer_folder)
+    assert (tokenizer.eos_token, tokenizer.bos_token) == ("<|im_end|>", "<s>")
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_token_that_the_tokenizer_does_not_recognise_in_text_is_refused(tmp_path: Path) -> None:
+    value = json.loads(family_json("byte_level"))
+    value["added_tokens"][1].update(single_word=True)
+    source = write_family(tmp_path / "source", "byte_level")
+    (source / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"does not recognise the template's token '</s>' in .*single_word"):
+        Phase(tmp_path / "phase", source, "vicuna")
+    assert Phase(tmp_path / "other", source, "chatml").made["added_tokens"]  # which does not write it
+
+
+def test_a_tokenizer_that_drops_merges_at_random_is_made_to_stop(tmp_path: Path) -> None:
+    value = json.loads(family_json("byte_level"))
+    value["model"]["dropout"] = 0.5
+    source = write_family(tmp_path / "source", "byte_level")
+    (source / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    phase = Phase(tmp_path / "phase", source, "chatml")
+    written = json.loads((phase.tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert value["model"]["dropout"] and written["model"]["dropout"] is None
