@@ -19,10 +19,8 @@ from sftdata.templates.render import Template, TrainScope
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, Row, splice
 from sftdata.tokenizers.files import TokenizerFiles
 
-REASONING_AND_TOOL_TOKENS = (
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>",
-)  # fmt: skip
-"""Tokens that an answer may itself contain, where the tokenizer's own template writes them (Qwen3, GLM, DeepSeek)."""
+REASONING_AND_TOOL_TOKENS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "tool_call", "tool_response", "tools"))
+"""Tokens that an answer may itself contain, where the tokenizer's own template knows one of a pair (Qwen3, GLM, DeepSeek)."""
 
 _BRACKETED = re.compile(r"<\|[^|<>\s]+\|>|<</?\w+>>|</?\w+>|\[/?\w+\]")
 _SPEAKER = re.compile(r"(?:#+ )?\w+:\s*\Z")
@@ -43,9 +41,10 @@ def allowed_control(given: Mapping[str, Sequence[str]] | None, files: TokenizerF
     """Return the control tokens that content of each role may hold: those given, else the template's own reasoning tokens."""
     if given is not None:
         return {role: frozenset(tokens) for role, tokens in given.items()}
-    text = files.chat_template or ""
-    own = frozenset(token for token in REASONING_AND_TOOL_TOKENS if token in files.added_tokens and token in text)
-    return {"assistant": own} if own else {}
+    text, added = files.chat_template or "", set(files.added_tokens)
+    pairs = [pair for pair in REASONING_AND_TOOL_TOKENS if any(token in text for token in pair)]
+    own = added.intersection(token for pair in pairs for token in pair)
+    return {"assistant": frozenset(own)} if own else {}
 
 
 def find_forged(

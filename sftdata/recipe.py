@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 DEDUP = "dedup"
@@ -24,6 +24,10 @@ class StepSpec(Section):
 
     name: str
     options: dict[str, Any] = {}
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {self.name: self.options} if self.options else self.name
 
 
 def _step(value: Any) -> Any:

@@ -67,9 +67,11 @@ class _Checked(io.RawIOBase):
         self._errors: tuple[type[Exception], ...] = (OSError, *_damage(suffix))
 
     def readable(self) -> bool:
+        """Return True: the file is only ever read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with up to its length of bytes; 0 at the end. Raises DataError."""
         try:
             count = self._stream.readinto(buffer) or 0
         except self._errors as error:

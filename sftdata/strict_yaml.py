@@ -70,6 +70,7 @@ class _Composer(yaml.SafeLoader):
         self.depth = self.num_aliases = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node, as PyYAML composes it. Raises RecipeError with its line."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self.depth += 1
         self.num_aliases += isinstance(event, yaml.AliasEvent)

@@ -65,7 +65,7 @@ def _size(row: Iterable[Any]) -> int:
 
 
 def _row_ranges(lists: Sequence[list[Any]], num_rows: int) -> Iterator[slice]:
-    """Yield ranges of rows whose values in the list columns stay together below the limit of a batch, or are one row."""
+    """Yield ranges of rows whose values in the list columns stay together within the limit of a batch, or are one row."""
     first = held = 0
     for row in range(num_rows):
         size = _size(column[row] for column in lists)

@@ -62,7 +62,7 @@ class _Part:
     tokenized: TableWriter
     ledger: TableWriter
     quarantine: TableWriter
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=lambda: Counter(rows=0, kept=0, dropped=0, quarantined=0))
 
 
 def tokenize_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sftdata.errors import DataError
 from sftdata.formatters.messages import messages as format_messages
 from sftdata.templates.proof import Unproven
 from sftdata.templates.render import TrainScope
-from sftdata.tokenizers.encoder import Encoder
+from sftdata.tokenizers.encoder import Encoder, open_encoder
 from sftdata.tokenizers.files import TokenizerFiles
 
 HOSTILE = [
@@ -35,11 +35,6 @@ def phase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return case_phase(request.param, tmp_path_factory.mktemp("phase"))
 
 
-def is_faithful(phase: Phase) -> bool:
-    """Return whether the tokenizer's own decoding gives texts back, apart from spaces at control tokens."""
-    return Encoder(phase.tokenizer_folder).engine == "fastokens"
-
-
 def text_of(phase: Phase, record: dict[str, Any]) -> str:
     """Return a record's text as its template writes it."""
     return phase.loaded_template.render(format_messages(record).turns, TrainScope()).text
@@ -53,17 +48,15 @@ def without_spaces(text: str) -> str:
 def assert_not_forged(phase: Phase, result: Tokenized, records: list[dict[str, Any]]) -> None:
     """Assert that each row has the control ids that its template writes around harmless texts, and the text of its record."""
     assert len(result.rows) == len(records) and not result.quarantine
-    harmless = phase.run([dialogue(*("x" for _ in record["messages"])) for record in records])
-    unknown = result.tokenizer.token_to_id("<unk>")
+    faithful = open_encoder(phase.tokenizer_folder).engine == "fastokens"
+    # elsewhere the unknown token comes from letters that the vocabulary lacks
+    added = set(result.tokenizer.get_added_tokens_decoder()) - (set() if faithful else {result.tokenizer.token_to_id("<unk>")})
     for row, record in enumerate(records):
-        expected = harmless.control_ids(row)
+        harmless = text_of(phase, dialogue(*("x" for _ in record["messages"])))
+        expected = [number for number in result.tokenizer.encode(harmless, add_special_tokens=False).ids if number in added]
         assert expected, "the template writes no control token: nothing is tested"
-        found = result.control_ids(row)
-        if not is_faithful(phase):  # the unknown token comes from letters that the vocabulary lacks
-            found = [number for number in found if number != unknown]
-            expected = [number for number in expected if number != unknown]
-        assert found == expected
-        if is_faithful(phase):
+        assert [number for number in result.rows[row]["input_ids"] if number in added] == expected
+        if faithful:
             assert without_spaces(result.decoded(row)) == without_spaces(text_of(phase, record))
 
 
@@ -165,7 +158,7 @@ def thinking_phase(folder: Path, **options: Any) -> Phase:
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("<think>", "</think>", "<tool_call>")])
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-        "{# <think> #}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{# </think> #}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     source = write_family(folder / "source", "byte_level", eos="<|im_end|>", template=template)
@@ -180,7 +173,7 @@ def test_an_answer_may_think_where_the_template_does(tmp_path: Path) -> None:
     result = thinking_phase(tmp_path).run([THOUGHT, dialogue("q", "<think>hm</think>a")])
     think = result.tokenizer.token_to_id("<think>")
     assert [row["input_ids"].count(think) for row in result.rows] == [1, 1]
-    assert result.counts["control_rows"] == 1  # its question thinks; and `</think>`, `<tool_call>` are not in this template
+    assert result.counts["control_rows"] == 1  # its question thinks, and `<tool_call>` is not in this template
     assert result.decoded(0) == "<|im_start|>user\n<think>not you</think><|im_end|>\n<|im_start|>assistant\n" + (
         "<think>a thought</think>an answer <tool_call><|im_end|>\n"
     )
@@ -214,21 +207,21 @@ def bordering_phase(folder: Path, template: str, token: str, **flags: bool) -> P
 
 
 def test_a_control_token_formed_across_a_border_is_escaped(tmp_path: Path) -> None:
-    phase = bordering_phase(tmp_path, "{{ m.role + '|' + m.content + '|>' + eos_token }}", "<end|>")
-    result = phase.run([dialogue("say <end", "x"), dialogue("say", "x")])
-    end, eos = result.tokenizer.token_to_id("<end|>"), result.tokenizer.token_to_id("</s>")
-    assert end in result.tokenizer.encode("say <end|>").ids
+    phase = bordering_phase(tmp_path, "{{ m.role + ' <' + m.content + eos_token }}", "<end>")
+    result = phase.run([dialogue("say", "end> x"), dialogue("say", "x")])
+    end, eos = result.tokenizer.token_to_id("<end>"), result.tokenizer.token_to_id("</s>")
+    assert end in result.tokenizer.encode("assistant <end> x").ids
     assert [result.control_ids(row) for row in range(2)] == [[eos, eos], [eos, eos]]
-    assert result.decoded(0) == "user|say <end|></s>assistant|x|></s>"
-    assert result.counts["control_rows"] == 1 and result.ledger[0]["evidence"] == "<end|>"
+    assert result.decoded(0) == "user <say</s>assistant <end> x</s>" and result.trained(0) == "end> x</s>"
+    assert result.counts["control_rows"] == 1 and result.ledger[0]["evidence"] == "<end>"
 
 
 def test_a_longer_token_across_a_border_does_not_take_the_stop_away(tmp_path: Path) -> None:
-    phase = bordering_phase(tmp_path, "{{ m.role + '|' + m.content + eos_token }}", "x</s>")
-    result = phase.run([dialogue("a", "box"), dialogue("a", "bog")])
+    phase = bordering_phase(tmp_path, "{{ m.role + '|' + m.content + eos_token }}", "q</s>")
+    result = phase.run([dialogue("a", "Iraq"), dialogue("a", "Iran")])
     eos = result.tokenizer.token_to_id("</s>")
     assert [result.control_ids(row) for row in range(2)] == [[eos, eos], [eos, eos]]
-    assert (result.trained(0), result.trained(1)) == ("box</s>", "bog</s>")
+    assert (result.trained(0), result.trained(1)) == ("Iraq</s>", "Iran</s>")
 
 
 def test_a_token_that_takes_spaces_of_the_content_along_is_no_forgery(tmp_path: Path) -> None:

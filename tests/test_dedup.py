@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata.dedup import exact
@@ -19,6 +19,7 @@ def none_exempt(num_rows: int) -> np.ndarray:
     return np.zeros(num_rows, dtype=bool)
 
 
+@settings(deadline=None)
 @given(CONTENTS, st.integers(1, 4), st.data())
 def test_rows_past_the_allowed_copies_are_surplus(contents, max_copies, data):
     exempt = np.array(data.draw(st.lists(st.booleans(), min_size=len(contents), max_size=len(contents))), dtype=bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata.ledger import CONTEXT, LONGEST, Entry, around, change
@@ -33,6 +33,7 @@ def test_very_long_change_is_cut_at_its_end():
     assert before == "start" + "y" * (LONGEST + CONTEXT) and after == "startend"
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_change_holds_all_that_differs(head, old, new, tail):
     before_text, after_text = head + old + tail, head + new + tail

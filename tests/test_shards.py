@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import storage
@@ -182,6 +182,7 @@ def test_sealed_file_that_is_not_whole_is_damaged(tmp_path, data, message):
 VALUES = st.integers() | st.floats(allow_nan=False) | st.lists(st.booleans())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), VALUES))
 def test_sealed_values_come_back(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "sealed.json"
@@ -192,6 +193,7 @@ def test_sealed_values_come_back(tmp_path_factory, value):
     assert read == value and json.loads(path.read_text())
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=20))
 def test_list_column_holds_the_rows(rows):
     flat = np.array([value for row in rows for value in row], dtype=np.int32)

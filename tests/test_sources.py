@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import sources
@@ -53,6 +53,7 @@ def test_compressed_bytes_come_back_whole(tmp_path, suffix):
     assert file.read(10) == data[:10]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=3000), max_size=4), st.integers(1, 5000))
 def test_zstd_frames_come_back_whole_for_any_reads(tmp_path_factory, frames, size):
     data = b"".join(map(zstd, frames)) or zstd(b"")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xxhash
 from child_process import end_child, operations, run_child, start_child
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import storage
@@ -216,6 +216,7 @@ def test_body_that_raises_leaves_the_old_file_and_nothing_else(tmp_path):
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=8))
 def test_digest_is_that_of_all_bytes_written(tmp_path_factory, pieces):
     path = tmp_path_factory.getbasetemp() / "digest"

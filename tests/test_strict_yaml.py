@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import strict_yaml
@@ -56,6 +56,7 @@ def test_not_a_number_and_quoted_scalars():
     assert value_of("1: a\ntrue: b\n~: c\n") == {"1": "a", "true": "b", "~": "c"}
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_json_is_read_as_json(value):
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(value, indent=1)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import tables
@@ -19,6 +19,7 @@ def rows_in(path):
     return [tuple(row.values()) for batch in read_batches(path) for row in batch.to_pylist()]
 
 
+@settings(deadline=None)
 @given(ROWS, ROWS)
 def test_rows_and_columns_come_back_in_order(tmp_path_factory, first, second):
     path = tmp_path_factory.getbasetemp() / "stream.arrow"
@@ -35,7 +36,7 @@ def test_rows_and_columns_come_back_in_order(tmp_path_factory, first, second):
     assert rows_in(path) == [*first, *second, *first]
     for batch in read_batches(path):
         sizes = [len(row["id"]) + len(row["tokens"]) for row in batch.to_pylist()]
-        assert sum(sizes[:-1]) < 40
+        assert sum(sizes[:-1]) <= 40
 
 
 def test_batches_hold_a_bounded_number_of_rows(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from child_process import end_child, operations, run_child, start_child
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import storage
@@ -153,6 +153,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, JSON)
 def test_fingerprints_are_equal_exactly_where_the_values_are(one, two):
     same = json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)

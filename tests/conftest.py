@@ -1,0 +1,23 @@
+"""Fixtures of more than one test file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from build_support import RECIPES, write_small_recipe
+
+import sftdata
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled recipe, built once; read it, do not change it."""
+    return sftdata.build(RECIPES / "zhenhuan.yaml", out=tmp_path_factory.mktemp("bundled") / "zhenhuan").folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small recipe, built once; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("small")
+    return sftdata.build(write_small_recipe(folder / "raw"), out=folder / "shards").folder
