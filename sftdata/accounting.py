@@ -68,6 +68,12 @@ def check_sources(names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> 
             raise DataError(f"source {name!r} gave no record: its files are empty, or its ingest options match nothing in them")
 
 
+def check_some_kept(counts: Counts, quarantines: Sequence[Path]) -> None:
+    """Raise DataError where every record was quarantined."""
+    if not counts["kept"]:
+        raise DataError(f"none of {counts['records']:,} records can be used{_example(quarantines)}")
+
+
 def check_conservation(counts: dict[str, Any]) -> None:
     """Raise ConservationError unless every row and token that went into a stage came out of it or is accounted for.
 

@@ -122,10 +122,9 @@ def _write_side_tables(folder: Path, built: Built) -> None:
 
 def write_parquet(path: Path, schema: pa.Schema, streams: Iterable[Path]) -> None:
     """Write the rows of Arrow streams, one after the other, as one Parquet file with row groups of fixed size."""
-    with storage.create(path) as file:
-        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd") as writer:
-            for table in _row_groups(schema, streams):
-                writer.write_table(table, row_group_size=ROW_GROUP)
+    with storage.create(path) as file, pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd") as writer:
+        for table in _row_groups(schema, streams):
+            writer.write_table(table, row_group_size=ROW_GROUP)
 
 
 def _row_groups(schema: pa.Schema, streams: Iterable[Path]) -> Iterator[pa.Table]:
@@ -193,9 +192,8 @@ def _sources(built: Built) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for item, summary in zip(built.prepared, built.tokenized_summaries, strict=True):
         source = item.part.source
-        entry = sources.setdefault(
-            source.name, {"category": category_of(source), "licence": source.licence, "files": [], "prepare": {}, "tokenize": {}}
-        )
+        empty = {"category": category_of(source), "licence": source.licence, "files": [], "prepare": {}, "tokenize": {}}
+        entry = sources.setdefault(source.name, empty)
         counts = item.summary["counts"]
         file = {"name": item.part.file.name, "bytes": item.part.stamp[0], "xxh3": item.part.digest}
         entry["files"].append({**file, "records": counts.get("records", 0)})

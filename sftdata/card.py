@@ -26,7 +26,8 @@ def _front_matter(manifest: dict[str, Any]) -> dict[str, Any]:
 def table(header: list[str], rows: list[list[Any]]) -> str:
     """Return a Markdown table; integers get thousands separators."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line) + " |\n" for line in lines)
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in texts)
 
 
 def _rows(manifest: dict[str, Any]) -> str:

@@ -55,7 +55,18 @@ def main() -> None:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print machine output on stdout.")
-code_option = click.option("--allow-code", is_flag=True, help="Allow steps written module:function, which run code.")
+
+
+def _allow_code(ctx: click.Context, parameter: click.Parameter, allowed: bool) -> bool:
+    """Make modules in the current folder importable, as `python -m` does, where outside code is allowed."""
+    if allowed and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return allowed
+
+
+code_option = click.option(
+    "--allow-code", is_flag=True, callback=_allow_code, help="Allow steps written module:function, which run code."
+)
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe.")
 out_option = click.option("--out", type=click.Path(path_type=Path), help="The folder to write.")
 workers_option = click.option("--workers", type=click.IntRange(1), help="Worker processes; by default one a processor.")
@@ -151,25 +162,7 @@ def build(
         result = run(loaded, out=out, workers=workers, work_dir=work_dir, limit=limit)
     if as_json:
         screen.show_json({"folder": str(result.folder), "unchanged": result.unchanged, "counts": result.manifest["counts"]})
-    for line in _build_lines(result):
-        screen.note(line)
-
-
-def _build_lines(result: Any) -> list[str]:
-    counts = result.manifest["counts"]
-    stages = [counts[stage] for stage in ("prepare", "resolve", "tokenize", "plan")]
-    dropped, quarantined = (sum(stage[name] for stage in stages) for name in ("dropped", "quarantined"))
-    splits = ", ".join(
-        f"{name} {split['rows']:,} rows of {split['tokens']:,} tokens" for name, split in result.manifest["splits"].items()
-    )
-    state = "is up to date" if result.unchanged else f"built; {result.num_reused} of {result.num_tasks} tasks reused"
-    records = counts["prepare"]["records"]
-    return [
-        f"{result.folder}: {state}",
-        f"  {records:,} records: {counts['plan']['kept']:,} kept, {dropped:,} dropped, {quarantined:,} quarantined",
-        f"  {splits}",
-        f"  report: {result.folder / 'report.html'}",
-    ]
+    screen.note_build(result)
 
 
 @main.command()

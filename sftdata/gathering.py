@@ -33,6 +33,10 @@ class _Segments(NamedTuple):
     start: Int32
     length: Int32
 
+    def take(self, chosen: slice | Int64) -> _Segments:
+        """Return some of the segments."""
+        return _Segments(*(column[chosen] for column in self))  # type: ignore[arg-type]
+
 
 class _Source(NamedTuple):
     """One record batch of a tokenized part, in memory-mapped columns: `first[i]` is where row i's tokens begin in `ids`."""
@@ -107,7 +111,7 @@ def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int])
         first_row = spec["first_row"] + begin
         num_rows = min(BATCH_ROWS, spec["num_rows"] - begin)
         span = slice(*np.searchsorted(segments.row, (first_row, first_row + num_rows)))
-        chosen = _Segments(*(column[span] for column in segments))
+        chosen = segments.take(span)
         located = sources.locate(chosen)
         yield _fill(chosen, located, sources, range(first_row, first_row + num_rows), spec["columns"], counts)
         _write_lineage(lineage, spec["split"], chosen, located, sources)
@@ -144,7 +148,7 @@ def _fill(
     number, item = located
     for batch in np.unique(number).tolist():
         mine = np.flatnonzero(number == batch)
-        chosen = _Segments(*(column[mine] for column in segments._replace(item=item)))
+        chosen = segments._replace(item=item).take(mine)
         _copy(sources.opened[batch], chosen, target[mine], (ids, trained, weights))
     trained[target] = False
     labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
@@ -194,7 +198,8 @@ def _ranges(lengths: npt.NDArray[Any]) -> Int64:
 def _pick(first: Int64, last: Int64) -> Int64:
     """Return first[0] … last[0] − 1, first[1] … as one array."""
     lengths = last - first
-    return np.repeat(first, lengths) + _ranges(lengths)
+    picked: Int64 = np.repeat(first, lengths) + _ranges(lengths)
+    return picked
 
 
 def _runs_of(pairs: Int32, first: Int64, items: Int32) -> tuple[Int32, Int64]:

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from sftdata import __version__, registry, storage
-from sftdata.accounting import add_counts, check_sources
+from sftdata.accounting import add_counts, check_some_kept, check_sources
 from sftdata.assembling import list_files, write_parquet
 from sftdata.errors import ConservationError, DataError, RecipeError
 from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
 from sftdata.preparing import DOCUMENTS_FILE, QUARANTINE_FILE
-from sftdata.record_json import canonical, parse
 from sftdata.recipe import Source, StepSpec
+from sftdata.record_json import canonical, parse
 from sftdata.runner import TaskRunner
 from sftdata.scanning import Part, check_unchanged, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
@@ -58,7 +58,7 @@ def ingest(
     if not given:
         raise DataError("ingest: no path given")
     source = _source(given, format, dict(options or {}), allow_code)
-    output = Path(out or Path(DOCUMENTS) / source.name).absolute()
+    output = Path(out or Path(DOCUMENTS) / source.name).resolve()
     work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
     _check_output(output)
     with storage.lock(output):
@@ -67,6 +67,7 @@ def ingest(
         parts = scan([source], Path(), exclude=(output, work), allow_code=allow_code)
         tasks, summaries = _read(parts, work, workers, allow_code)
         check_sources([part.source.name for part in parts], summaries)
+        check_some_kept(add_counts(summaries), [task.entry / QUARANTINE_FILE for task in tasks])
         check_unchanged(parts)
         return IngestResult(output, _publish(output, source, parts, tasks, summaries))
 

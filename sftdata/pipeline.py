@@ -14,6 +14,7 @@ A task whose result lies in the work folder is not run again. Between stages onl
 
 from __future__ import annotations
 
+import glob
 import platform
 import time
 from collections.abc import Sequence
@@ -224,8 +225,8 @@ def _scan(loaded: Loaded, output: Path, work: Path) -> list[Part]:
 
 
 def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> tuple[Path, Path]:
-    """Return the output folder and the work folder, absolute."""
-    output = Path(out or loaded.recipe.output or f"shards/{loaded.recipe.name}").absolute()
+    """Return the output folder and the work folder, absolute; a linked output is replaced where it lies."""
+    output = Path(out or loaded.recipe.output or f"shards/{loaded.recipe.name}").resolve()
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; name a folder with --out")
     if output.is_dir() and any(output.iterdir()) and not (output / "manifest.json").is_file():
@@ -264,7 +265,7 @@ def _publish(output: Path, built: Built, run: dict[str, Any]) -> dict[str, Any]:
     storage.make_folder(temporary)
     manifest = assemble(temporary, built)
     write_run_record(temporary, run, report_page(manifest))
-    for other in output.parent.glob(f".{output.name}.tmp-*"):
+    for other in output.parent.glob(f".{glob.escape(output.name)}.tmp-*"):
         if other != temporary:
             storage.remove_tree(other)
     storage.publish(temporary, output)

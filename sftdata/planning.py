@@ -41,7 +41,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class _Rows(NamedTuple):
-    """What Plan knows of every tokenized row. All (n,); digest (n, 2). weighted: a token of the row has a weight other than 1."""
+    """What Plan knows of every tokenized row. All (n,); digest (n, 2). weighted: a token has a weight other than 1."""
 
     part: npt.NDArray[np.int32]
     item: npt.NDArray[np.int32]
@@ -54,7 +54,7 @@ class _Rows(NamedTuple):
 
 
 PARTS_FILE = "parts.json"
-"""The entries of the tokenized parts, relative to the work folder: a plan names a part by its place in this list."""
+"""The entries of the tokenized parts, relative to the work folder: a plan names a part by its place in it."""
 
 
 def plan_name(split: str) -> str:
@@ -130,8 +130,8 @@ def _acceptable(rows: _Rows, spec: dict[str, Any], ledger: TableWriter, counts: 
         first = np.flatnonzero(too_long)[:1]
         (source, row_id) = next(_names(spec["parts"], rows, first))
         raise DataError(
-            f"{source} {row_id}: {rows.length[first[0]]} tokens, sequence_len is {limit}; {int(too_long.sum())} rows are too long "
-            "(tokenize.excess_length: drop leaves them out)"
+            f"{source} {row_id}: {rows.length[first[0]]} tokens, sequence_len is {limit}; {int(too_long.sum())} rows are "
+            "too long (tokenize.excess_length: drop leaves them out)"
         )
     reasons = ((untrained, "no_trained_token"), (too_long, "excess_length"))
     for mask, reason in reasons:
@@ -140,7 +140,8 @@ def _acceptable(rows: _Rows, spec: dict[str, Any], ledger: TableWriter, counts: 
         counts[f"drop_tokens:{reason}"] += int(rows.length[chosen].sum())
         for (source, row_id), length in zip(_names(spec["parts"], rows, chosen), rows.length[chosen].tolist(), strict=True):
             ledger.append(Entry(source, row_id, -1, "plan", "tokenize", "", "drop", reason, f"{length} tokens"))
-    return ~(untrained | too_long)
+    keep: npt.NDArray[np.bool_] = ~(untrained | too_long)
+    return keep
 
 
 def _names(parts: Sequence[Path], rows: _Rows, chosen: Int64) -> Any:
@@ -170,7 +171,8 @@ def _plan_split(folder: Path, name: str, rows: _Rows, chosen: Int64, spec: dict[
     with stream_writer(folder / plan_name(name), SEGMENT) as table:
         columns = [row, rows.part[item], rows.item[item], packed.start, packed.length]
         table.extend_columns([pa.array(column, type=field.type) for column, field in zip(columns, SEGMENT, strict=True)])
-    row_tokens = np.add.reduceat(packed.length, packed.pack_offsets[:-1]) if report.num_rows else packed.length
+    ends = np.append(0, np.cumsum(packed.length, dtype=np.int64))
+    row_tokens = np.diff(ends[packed.pack_offsets])
     return {
         "strategy": strategy,
         "rows": report.num_rows,

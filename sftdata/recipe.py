@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+SOURCE_NAME = r"^\w[\w-]*$"
+"""No dot, which separates the parts of `--set sources.NAME.path`."""
+
+Role = Literal["system", "user", "assistant", "tool"]
 DEDUP = "dedup"
 """The step of the recipe's own `clean` that decides over all rows together."""
 
@@ -73,7 +78,7 @@ class Tokenizer(Section):
 class Source(Section):
     """Where rows come from, how they are cleaned, and what in them is trained on."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=SOURCE_NAME)
     path: Annotated[list[str], BeforeValidator(_list_of_paths)] = Field(min_length=1)
     ingest: StepField
     clean: list[StepField] = []
@@ -94,11 +99,11 @@ class Tokenize(Section):
     """What is trained, and what happens to control tokens in content and to rows that are too long."""
 
     sequence_len: int | None = Field(default=None, ge=2)
-    roles_to_train: list[str] = ["assistant"]
+    roles_to_train: list[Role] = ["assistant"]
     train_on_inputs: bool = False
     train_on_eos: bool = True
     control_tokens: Literal["escape", "drop", "error", "allow"] = "escape"
-    control_tokens_allowed: dict[str, list[str]] | None = None
+    control_tokens_allowed: dict[Role, list[str]] | None = None
     excess_length: Literal["drop", "error"] = "drop"
 
 
@@ -170,11 +175,11 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two sources are called {name!r}")
+                raise _at(("sources", len(names) - 1 - names[::-1].index(name), "name"), f"two sources are called {name!r}")
         if self.pack.strategy != "padding" and self.tokenize.sequence_len is None:
-            raise ValueError(f"pack.strategy {self.pack.strategy} needs tokenize.sequence_len")
+            raise _at(("pack", "strategy"), f"{self.pack.strategy} needs tokenize.sequence_len")
         if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
-            raise ValueError("excess_length has no meaning under pack.strategy packed, which cuts no sample off")
+            raise _at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
         return self
 
     @property
@@ -189,6 +194,11 @@ class Recipe(Section):
             if step.name == DEDUP:
                 return Dedup(**step.options)
         return None
+
+
+def _at(place: tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """Return the error for a value that does not fit another one; `place` is where it stands."""
+    return PydanticCustomError("does_not_fit", "{message}", {"message": message, "place": place})
 
 
 def json_schema() -> dict[str, Any]:

@@ -51,10 +51,8 @@ class TaskRunner:
         progress.stage(stage, len(planned))
         begin = time.monotonic()
         tasks = [item.task for item in planned]
-        if len(tasks) == 1:
-            summaries = [self._perform(tasks[0])]
-        else:
-            summaries = list(self._executor.map(self._perform, tasks))
+        alone = len(tasks) == 1  # one task needs no worker
+        summaries = [self._perform(tasks[0])] if alone else list(self._executor.map(self._perform, tasks))
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - begin, 3)
         return summaries
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from sftdata.pipeline import BuildResult
     from sftdata.runner import TaskPlan
     from sftdata.views.decoding import Run
     from sftdata.views.inspect import InspectedRow
@@ -100,6 +101,22 @@ def show_progress() -> Iterator[None]:
     finally:
         if isinstance(shown, _Bar):
             shown.clear()
+
+
+def note_build(result: BuildResult) -> None:
+    """Say what a build made, on stderr."""
+    counts = result.manifest["counts"]
+    stages = [counts[stage] for stage in ("prepare", "resolve", "tokenize", "plan")]
+    dropped, quarantined = (sum(stage[name] for stage in stages) for name in ("dropped", "quarantined"))
+    splits = ", ".join(
+        f"{name} {split['rows']:,} rows of {split['tokens']:,} tokens" for name, split in result.manifest["splits"].items()
+    )
+    state = "is up to date" if result.unchanged else f"built; {result.num_reused} of {result.num_tasks} tasks reused"
+    records = counts["prepare"]["records"]
+    note(f"{result.folder}: {state}")
+    note(f"  {records:,} records: {counts['plan']['kept']:,} kept, {dropped:,} dropped, {quarantined:,} quarantined")
+    note(f"  {splits}")
+    note(f"  report: {result.folder / 'report.html'}")
 
 
 def show_plan(tasks: list[TaskPlan]) -> None:

@@ -42,9 +42,15 @@ class Prepared(NamedTuple):
 
 
 def prepare_task(
-    part: Part, work_folder: Path, *, limit: int | None, cleaners: Sequence[StepSpec], formatter: StepSpec | None, allow_code: bool
+    part: Part,
+    work_folder: Path,
+    *,
+    limit: int | None,
+    cleaners: Sequence[StepSpec],
+    formatter: StepSpec | None,
+    allow_code: bool,
 ) -> Planned:
-    """Read one input part and clean its records; without a formatter, which says where a record's texts are, it is only read."""
+    """Read one input part and clean its records; without a formatter, which says where texts are, it is only read."""
     source = part.source
     spec = {
         "source": source.name,
@@ -61,7 +67,10 @@ def prepare_task(
         "file name": part.file.name,
         "source name": source.name,
         "ingest": _step_identity("ingestor", source.ingest, allow_code),
-        **{f"clean {number} {step.name}": _step_identity("cleaner", step, allow_code) for number, step in enumerate(cleaners, 1)},
+        **{
+            f"clean {number} {step.name}": _step_identity("cleaner", step, allow_code)
+            for number, step in enumerate(cleaners, 1)
+        },
         "format": _step_identity("formatter", formatter, allow_code) if formatter else None,
         "limit": limit,
         "code of prepare": code_fingerprint("sftdata.preparing"),
@@ -109,7 +118,11 @@ class TaskMaker:
     def resolve(self, prepared: Sequence[Prepared]) -> Planned:
         """Decide over all prepared rows: duplicates and the split."""
         dedup = self.recipe.dedup
-        options = {"dedup": dedup.model_dump() if dedup else None, "split": self.recipe.split.model_dump(), "seed": self.recipe.seed}
+        options = {
+            "dedup": dedup.model_dump() if dedup else None,
+            "split": self.recipe.split.model_dump(),
+            "seed": self.recipe.seed,
+        }
         spec = {"parts": [str(item.task.entry) for item in prepared], **options}
         depends_on = {
             "prepared parts": [item.task.fingerprint for item in prepared],

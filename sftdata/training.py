@@ -9,6 +9,7 @@ from typing import Any
 from sftdata import strict_yaml
 from sftdata.errors import RecipeError
 from sftdata.recipe_loader import apply_override, load_recipe, train_settings
+from sftdata.recipe_places import Places
 from sftdata.shards import Shards, open_shards
 from sftdata.trainer import TrainResult, run
 
@@ -29,9 +30,10 @@ def train(
     opened = open_shards(shards)
     section, seed = _section(opened, recipe)
     value = {"train": section}
+    places = Places(str(recipe or opened.folder / "recipe.yaml"), {})
     for override in overrides:
-        apply_override(value, f"train.{override}", Path())
-    settings = train_settings(value["train"], seed)
+        apply_override(value, f"train.{override}", Path(), places)
+    settings = train_settings(value["train"], seed, places)
     return run(opened.folder, Path(out or Path("models") / opened.manifest["name"]), settings, report)
 
 

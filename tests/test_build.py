@@ -121,8 +121,8 @@ def test_first_token_of_every_segment_is_untrained_and_rows_are_not_padded(bundl
 
 def test_planted_defects_end_as_their_list_says(bundled: Path) -> None:
     outcomes = {
-        "dialogue.jsonl#29": "dropped", "dialogue.jsonl#156": "dropped", "dialogue.jsonl#64": "dropped", "faq.csv#60": "dropped",
-        "story-06.html#0": "dropped", "chats.sql#chats/7": "dropped", "dialogue.jsonl#72": "quarantined",
+        "dialogue.jsonl#29": "dropped", "dialogue.jsonl#156": "dropped", "dialogue.jsonl#64": "dropped",
+        "faq.csv#60": "dropped",        "story-06.html#0": "dropped", "chats.sql#chats/7": "dropped", "dialogue.jsonl#72": "quarantined",
         "dialogue.jsonl#205": "quarantined", "dialogue.jsonl#279": "quarantined", "story-07.html#0": "quarantined",
         "faq.csv#20": "quarantined", "faq.csv#44": "quarantined", "chats.sql#chats/28": "quarantined",
     }  # fmt: skip
@@ -194,7 +194,8 @@ def test_damaged_output_and_damaged_results_are_made_again(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("strategy", ["padding", "best_fit", "concat", "packed"])
 def test_every_packing_keeps_every_token(tmp_path: Path, strategy: str) -> None:
-    recipe = write_small_recipe(tmp_path, pack={"strategy": strategy}, mix={"strategy": "concat"}, tokenize={"sequence_len": 64})
+    changes = {"pack": {"strategy": strategy}, "mix": {"strategy": "concat"}, "tokenize": {"sequence_len": 64}}
+    recipe = write_small_recipe(tmp_path, **changes)
     result = sftdata.build(recipe, out=tmp_path / "out")
     assert sftdata.verify(result.folder).problems == []
     counts = result.manifest["counts"]

@@ -14,8 +14,12 @@ from click.testing import CliRunner
 from sftdata.cli import main
 
 COMMANDS = {
-    "build": ["--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--set", "--work-dir", "--workers"],
-    "generate": ["--chat", "--help", "--json", "--max-new-tokens", "--prompt", "--seed", "--temperature", "--top-k", "--top-p"],
+    "build": [
+        "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--set", "--work-dir", "--workers",
+    ],
+    "generate": [
+        "--chat", "--help", "--json", "--max-new-tokens", "--prompt", "--seed", "--temperature", "--top-k", "--top-p",
+    ],
     "ingest": ["--allow-code", "--format", "--help", "--json", "--out", "--work-dir", "--workers", "-o"],
     "inspect": ["--help", "--json", "--row", "--split"],
     "preview": ["--allow-code", "--help", "--json", "--rows", "--set"],
@@ -34,7 +38,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 def test_commands_and_options_are_the_listed_ones() -> None:
     found = {
-        name: sorted({option for parameter in command.params for option in parameter.opts if option.startswith("-")} | {"--help"})
+        name: sorted({option for parameter in command.params for option in parameter.opts if option[0] == "-"} | {"--help"})
         for name, command in main.commands.items()
     }
     assert found == COMMANDS
@@ -58,7 +62,8 @@ def test_build_imports_no_torch(tmp_path: Path) -> None:
         "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
     )
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -124,7 +129,7 @@ MISTAKES = [
     (["build", "recipe.yaml", "--set", "tokenizer.chat_template=chatlm"], 1, "did you mean 'chatml'"),
     (["build", "recipe.yaml", "--set", "tokenizer.chat_template=tokenizer_default"], 1, "has no chat template"),
     (["build", "recipe.yaml", "--set", "sources.talk.format={instruction: {output: answer}}"], 1, "field_missing"),
-    (["build", "recipe.yaml", "--set", "tokenize.excess_length=error", "--set", "tokenize.sequence_len=9"], 1, "sequence_len is 9"),
+    (["build", "recipe.yaml", "--set", "tokenize={excess_length: error, sequence_len: 9}"], 1, "sequence_len is 9"),
     (["build", "recipe.yaml", "--workers", "none"], 2, "--workers"),
     (["ingest", "recipe.yaml", "--format", "yaml"], 1, "unknown ingestor 'yaml'"),
     (["ingest", "faq.csv", "--format", "csv", "-o", "delimeter=;"], 1, "did you mean 'delimiter'"),

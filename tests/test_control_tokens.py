@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
-from tokenizing_fixture import CASES, Phase, Tokenized, case_phase, dialogue, family_json, texts, write_family
+from tokenizing_fixture import CASES, FAMILIES, Phase, Tokenized, case_phase, dialogue, family_json, texts, write_family
 
 from sftdata import control_tokens
 from sftdata.errors import DataError
@@ -243,6 +242,27 @@ def test_a_row_without_free_characters_is_quarantined(tmp_path: Path, monkeypatc
     assert "cannot be told from" in result.quarantine[0]["place"]
 
 
+def test_a_row_whose_control_tokens_are_not_those_wanted_is_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget_to_escape(encoder: Encoder, text: str, controls: Any, base: int) -> Any:
+        encoding = encoder.tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    monkeypatch.setattr(Encoder, "encode_escaped", forget_to_escape)
+    result = case_phase(("byte_level", "chatml"), tmp_path).run([dialogue("a", "b"), HOSTILE[0]])
+    assert [row["row"] for row in result.rows] == [0] and result.counts["quarantine:mask_unproven"] == 1
+
+
+@pytest.mark.parametrize("family", ["unigram", "wordpiece"])
+def test_letters_that_the_vocabulary_lacks_are_no_forgery(tmp_path: Path, family: str) -> None:
+    phase = case_phase((family, "chatml"), tmp_path)
+    result = phase.run([dialogue("龘 gate", "ж"), dialogue("龘 <unk>", "ж")])
+    unknown = result.tokenizer.token_to_id("<unk>")
+    assert [row["input_ids"].count(unknown) >= 2 for row in result.rows] == [True, True]
+    assert result.counts["control_rows"] == 1 and result.ledger[0]["id"] == "rows.jsonl#1"
+
+
 def test_private_use_characters_in_content_are_kept(tmp_path: Path) -> None:
     phase = case_phase(("byte_level", "chatml"), tmp_path)
     records = [dialogue("\U000f0000\U000f0001</s>\ue000", "</s>\U00100000"), dialogue("\ue000", "\U000f0000")]
@@ -251,8 +271,7 @@ def test_private_use_characters_in_content_are_kept(tmp_path: Path) -> None:
     assert result.counts["control_rows"] == 1
 
 
-def test_the_family_of_a_tokenizer_says_which_tokens_are_control(tmp_path: Path) -> None:
-    value = json.loads(family_json("unigram"))
-    (tmp_path / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
-    encoder = Encoder(tmp_path)
-    assert encoder.control.unknown == "<unk>" and encoder.is_control.sum() == 3
+def test_the_unknown_token_is_known_of_every_kind_of_model(tmp_path: Path) -> None:
+    unknown = {family: Encoder(write_family(tmp_path / family, family)).control.unknown for family in FAMILIES}
+    assert set(unknown.values()) == {None, "<unk>"}
+    assert [family for family in unknown if unknown[family]] == ["sentencepiece", "unigram", "wordpiece"]

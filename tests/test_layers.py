@@ -1,4 +1,4 @@
-"""The shape of the code: imports go one way, heavy libraries stay in their rooms, and the exported names are the listed ones."""
+"""The shape of the code: imports go one way, heavy libraries stay in their rooms, exported names are the listed ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = {
 }  # fmt: skip
 """Stage → the stages before it whose files it reads, by their names."""
 
-COMPOSERS = {"pipeline", "ingesting", "views.preview", "cli", "training", "assembling", "tasks", "runner", "__init__", "__main__"}
+COMPOSERS = {"pipeline", "ingesting", "views.preview", "cli", "screen", "assembling", "__init__", "__main__"}
 """The modules that put stages together, or stand above them."""
 
 
@@ -141,5 +141,5 @@ def test_code_stays_within_its_budgets() -> None:
                 size = (node.end_lineno or 0) - node.lineno + 1
                 sizes.append(size)
                 assert size <= 60, f"{name}.{node.name} has {size} lines"
-                assert node.name.startswith("_") or ast.get_docstring(node) or name == "__init__", f"{name}.{node.name} says nothing"
+                assert node.name.startswith("_") or ast.get_docstring(node), f"{name}.{node.name} says nothing"
     assert len(sizes) > 300 and sorted(sizes)[int(0.9 * len(sizes))] <= 30

@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizing_fixture import (
-    CASES, CORPUS, OPTIONS, OWN_TEMPLATE, Phase, Tokenized, case_phase, dialogue, read_rows, texts, write_family,
+    CASES,
+    CORPUS,
+    OPTIONS,
+    OWN_TEMPLATE,
+    Phase,
+    Tokenized,
+    case_phase,
+    dialogue,
+    read_rows,
+    texts,
+    write_family,
 )  # fmt: skip
 from transformers import PreTrainedTokenizerFast
 
 from sftdata import formatting
 from sftdata.errors import ConservationError, TemplateError, TokenizerError
 from sftdata.formatters.messages import messages as format_messages
+from sftdata.recipe import Tokenize
 from sftdata.records import Example, Span, Turn
+from sftdata.resolving import _write_decisions, resolve
 from sftdata.schemas import TOKENIZED
 from sftdata.tables import TableWriter, read_batches
 from sftdata.templates.render import Rendered, TrainScope, render_plain
@@ -128,10 +141,8 @@ def test_rows_without_a_trained_turn_are_kept_with_an_empty_mask(tmp_path: Path)
 def test_parts_with_their_own_flags_and_weights_are_masked_by_offsets(tmp_path: Path) -> None:
     phase = case_phase(("sentencepiece", "chatml"), tmp_path)
     answer = {"role": "assistant", "content": "half a weight", "weight": 0.5}
-    records = [
-        {"messages": [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]},
-        dialogue("a", "b"),
-    ]
+    records = [dialogue("x", "", "y", "z"), dialogue("a", "b")]
+    records[0]["messages"][1] = answer
     result = phase.run(records)
     assert_rows_by_offsets(phase, result, records)
     assert result.rows[0]["weight_values"] == [0.5] and not result.rows[1]["weight_values"]
@@ -223,7 +234,9 @@ def test_a_built_in_template_refuses_single_rows(tmp_path: Path) -> None:
 def test_a_stop_token_that_is_not_recognised_puts_the_row_in_quarantine(tmp_path: Path) -> None:
     phase = case_phase(("byte_level", "chatml"), tmp_path)
     path = phase.tokenizer_folder / "tokenizer.json"
-    path.write_text(path.read_text().replace('"content": "<|im_end|>", "single_word": false', '"content": "<|im_end|>", "single_word": true'))
+    value = orjson.loads(path.read_bytes())
+    next(token for token in value["added_tokens"] if token["content"] == "<|im_end|>")["single_word"] = True
+    path.write_bytes(orjson.dumps(value))
     result = phase.run([dialogue("a", "ends in a letter"), dialogue("a", "ends in a point.")])
     assert [row["row"] for row in result.rows] == [1]
     assert [(row["id"], row["reason"]) for row in result.quarantine] == [("rows.jsonl#0", "mask_unproven")]
@@ -233,8 +246,6 @@ def test_documents_that_were_not_kept_are_not_tokenized(tmp_path: Path) -> None:
     phase = case_phase(("byte_level", "chatml"), tmp_path)
     records = [dialogue("a", "b"), dialogue("c", "d"), dialogue("a", "b")]
     phase.prepare(records)
-    from sftdata.resolving import resolve
-
     spec = {"parts": [str(tmp_path / "documents")], "split": {"validation": 0.0}, "seed": 1}
     resolve(tmp_path / "decisions", {**spec, "dedup": {"method": "exact", "max_copies": 1, "allow": []}})
     assert tokenize_part(tmp_path / "out", phase.spec())["counts"]["rows"] == 2
@@ -305,8 +316,6 @@ def test_a_tokenizer_is_learned_from_the_training_rows_only(tmp_path: Path) -> N
     phase = Phase(tmp_path, None, "vicuna")
     phase.prepare([dialogue("gate", "opens gate opens"), dialogue("zzzz zzzz zzzz", "zzzz")])
     decisions = np.array([True, False])
-    from sftdata.resolving import _write_decisions
-
     _write_decisions(tmp_path / "decisions", [2], decisions, np.zeros(2, dtype=np.int8))
     part = {"documents": str(tmp_path / "documents"), "format": phase.format, "allow_code": False}
     spec = {"path": None, "train": {"algorithm": "bpe", "vocab_size": 300}, "template": "vicuna"}
@@ -331,6 +340,4 @@ def test_a_jinja_file_brings_its_stop_token(tmp_path: Path) -> None:
 
 
 def test_the_options_are_those_of_the_recipe() -> None:
-    from sftdata.recipe import Tokenize
-
     assert set(Tokenize.model_fields) - {"sequence_len", "excess_length"} == set(OPTIONS)

@@ -43,9 +43,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 FRAGMENTS = (
-    "<|im_end|>", "<|im_start|>", "</s>", "<s>", "<unk>", "<|im_", "end|>", "<|", "|>", "</", "s>", "[INST]", "[/INST]", "User:",
-    "<0x41>", "▁", " ", "  ", "\n", "\n\n", "\t", "e\u0301", "é", "ﬁ", "①", "İ", "한", "👩‍👩‍👧", "🇨🇳", "\u0323\u0301", "中文", "宫",
-    "gate", "The", "𝒳", "\u00a0", "\u3000", "\x00", "\u2028", "%s", "%",
+    "<|im_end|>", "<|im_start|>", "</s>", "<s>", "<unk>", "<|im_", "end|>", "<|", "|>", "</", "s>", "[INST]", "[/INST]",
+    "User:", "<0x41>", "▁", " ", "  ", "\n", "\n\n", "\t", "e\u0301", "é", "ﬁ", "①", "İ", "한", "\u0323\u0301",
+    "👩\u200d👩\u200d👧", "🇨🇳", "中文", "宫", "gate", "The", "𝒳", "\u00a0", "\u3000", "\x00", "\u2028", "%s", "%",
 )  # fmt: skip
 texts = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4)), max_size=8).map("".join)
 
@@ -221,7 +221,8 @@ class Phase:
     def spec(self) -> dict[str, Any]:
         """Return the task's description."""
         return {
-            "source": "talk", "documents": str(self.folder / "documents"), "decisions": str(self.folder / "decisions"), "part": 0,
+            "source": "talk", "part": 0,
+            "documents": str(self.folder / "documents"), "decisions": str(self.folder / "decisions"),
             "tokenizer": str(self.tokenizer_folder), "template": self.template, "format": self.format, "category": "talk",
             "tokenize": self.options, "allow_code": True,
         }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Decoder:
         borders = [0, *change.tolist(), len(ids)]
         return [
             Run(KINDS[kind[first]], self.text(ids[first:end]), end - first)
-            for first, end in zip(borders, borders[1:], strict=False)
+            for first, end in pairwise(borders)
             if first < end
         ]
 

@@ -49,9 +49,8 @@ def funnel_lines(manifest: dict[str, Any]) -> list[str]:
     """Return the funnel and the reasons as lines of text."""
     lines = [f"{'stage':<10} {'in':>12} {'kept':>12} {'dropped':>12} {'quarantined':>12}"]
     for stage in _funnel(manifest):
-        lines.append(
-            f"{stage['name']:<10} {stage['num_in']:>12,} {stage['kept']:>12,} {stage['dropped']:>12,} {stage['quarantined']:>12,}"
-        )
+        numbers = [stage[name] for name in ("num_in", "kept", "dropped", "quarantined")]
+        lines.append(f"{stage['name']:<10} " + " ".join(f"{number:>12,}" for number in numbers))
     lines.extend(f"{row['count']:>12,}  {row['action']}: {row['reason']} ({row['stage']})" for row in _reasons(manifest))
     for name, split in manifest["splits"].items():
         lines.append(

@@ -1,4 +1,4 @@
-"""The check of a build: every file against its checksum, every row and token against the counts, every mask against its rules."""
+"""The check of a build: files against checksums, rows and tokens against counts, masks against their rules."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def why(shards: str | Path | Shards, wanted: str) -> list[Life]:
     keys = _by_id(opened, wanted) or list(_by_text(opened, wanted, decoder))[:MAX_LIVES]
     if not keys:
         raise DataError(
-            f"{opened.folder}: no record has the id or the text {wanted[:80]!r}; ids look like {_some_id(opened)!r}; of dropped "
-            "records only the changed places can be searched"
+            f"{opened.folder}: no record has the id or the text {wanted[:80]!r}; ids look like {_some_id(opened)!r}; "
+            "of dropped records only the changed places can be searched"
         )
     return [life_of(opened, key, decoder) for key in keys]
 
@@ -91,7 +91,7 @@ def _some_id(shards: Shards) -> str:
 
 def _by_id(shards: Shards, wanted: str) -> list[Key]:
     """Return the keys whose id, or whose `source id`, is the wanted text."""
-    pairs = [("id", wanted, None)]
+    pairs: list[tuple[str, str, str | None]] = [("id", wanted, None)]
     source, space, row_id = wanted.partition(" ")
     if space:
         pairs.append(("id", row_id, source))
@@ -147,8 +147,9 @@ def life_of(shards: Shards, key: Key, decoder: Decoder) -> Life:
     mine = [("source", "=", key[0]), ("id", "=", key[1])]
     ledger = read_rows(shards, LEDGER_TABLE, mine)
     quarantine = read_rows(shards, QUARANTINE_TABLE, mine)
-    placements = [Placement(**{name: row[name] for name in Placement._fields}) for row in read_rows(shards, LINEAGE_TABLE, mine)]
-    copies = read_rows(shards, LEDGER_TABLE, [("reason", "=", "duplicate"), ("evidence", "=", f"{key[0]} {key[1]}")])
+    lineage = read_rows(shards, LINEAGE_TABLE, mine)
+    placements = [Placement(**{name: row[name] for name in Placement._fields}) for row in lineage]
+    copies = read_rows(shards, LEDGER_TABLE, [("reason", "=", "duplicate"), ("evidence", "=", " ".join(key))])
     return Life(
         source=key[0],
         id=key[1],
