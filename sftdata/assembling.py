@@ -17,9 +17,7 @@ import yaml
 
 from sftdata import storage
 from sftdata.card import dataset_card
-from sftdata.gathering import LINEAGE_FILE, SHARD_FILE
-from sftdata.planning import plan_name
-from sftdata.preparing import LEDGER_FILE, QUARANTINE_FILE
+from sftdata.entries import LEDGER_FILE, LINEAGE_FILE, QUARANTINE_FILE, SHARD_FILE, plan_name
 from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
 from sftdata.schemas import FORMAT_VERSION, LEDGER, LINEAGE, QUARANTINE

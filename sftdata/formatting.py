@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 
 from sftdata import registry
-from sftdata.preparing import DOCUMENTS_FILE, KEYS_FILE
+from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE
 from sftdata.record_json import parse
 from sftdata.records import Example, InvalidRecord, Turn
 from sftdata.tables import read_batches

@@ -11,14 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata import progress
+from sftdata.entries import LINEAGE_FILE, SHARD_FILE, TOKENIZED_FILE, plan_name, read_parts
 from sftdata.masking import expand_runs
-from sftdata.planning import plan_name, read_parts
 from sftdata.schemas import IGNORE_INDEX, LINEAGE
 from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
 from sftdata.tables import TableWriter, read_batches, stream_writer
-from sftdata.tokenizing import TOKENIZED_FILE
-
-SHARD_FILE, LINEAGE_FILE = "shard.arrow", "lineage.arrow"
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -192,7 +189,8 @@ def _ranges(lengths: npt.NDArray[Any]) -> Int64:
     """Return 0 … lengths[0] − 1, 0 … lengths[1] − 1, … as one array."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - lengths, lengths)
+    ranges: Int64 = np.arange(total) - np.repeat(ends - lengths, lengths)
+    return ranges
 
 
 def _pick(first: Int64, last: Int64) -> Int64:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from sftdata import __version__, registry, storage
 from sftdata.accounting import add_counts, check_some_kept, check_sources
 from sftdata.assembling import list_files, write_parquet
+from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.errors import ConservationError, DataError, RecipeError
 from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
-from sftdata.preparing import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
 from sftdata.runner import TaskRunner

@@ -25,11 +25,12 @@ from typing import Any
 from sftdata import __version__, storage
 from sftdata.accounting import add_counts, check_conservation, check_limits, check_sources
 from sftdata.assembling import Built, assemble
+from sftdata.entries import QUARANTINE_FILE
 from sftdata.errors import DamagedError, DataError, RecipeError
 from sftdata.executors.local import SerialExecutor, available_cores, local_executor
 from sftdata.gathering import gather_shard
 from sftdata.planning import plan
-from sftdata.preparing import QUARANTINE_FILE, prepare_part
+from sftdata.preparing import prepare_part
 from sftdata.recipe_loader import Loaded, load_recipe
 from sftdata.resolving import resolve
 from sftdata.run_record import damaged_record, write_run_record

@@ -6,7 +6,6 @@ carries out; another mix, length or packing needs no new tokenizing.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,14 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata import mixing, packing, progress, storage
+from sftdata.entries import LEDGER_FILE, PARTS_FILE, TOKENIZED_FILE, plan_name, read_decisions, read_parts
 from sftdata.errors import DataError
 from sftdata.ledger import Entry
-from sftdata.resolving import read_decisions
 from sftdata.schemas import LEDGER, SPLITS
 from sftdata.tables import TableWriter, read_batches, stream_writer
-from sftdata.tokenizing import TOKENIZED_FILE
 
-LEDGER_FILE = "ledger.arrow"
 SEGMENT = pa.schema(
     [
         ("row", pa.int64()),  # the packed row in its split
@@ -52,16 +49,6 @@ class _Rows(NamedTuple):
     digest: npt.NDArray[np.uint64]
     weighted: npt.NDArray[np.bool_]
 
-
-PARTS_FILE = "parts.json"
-"""The entries of the tokenized parts, relative to the work folder: a plan names a part by its place in it."""
-
-
-def plan_name(split: str) -> str:
-    """Return the name of the file that holds a split's plan."""
-    return f"{split}.arrow"
-
-
 def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Decide truncation, order and packs of all splits; return counts and, split by split, what the shards will hold.
 
@@ -84,11 +71,6 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         splits[name] = _plan_split(folder, name, rows, chosen, spec)
     counts["kept_tokens"] = int(rows.length[keep].sum())
     return {"counts": dict(counts), "splits": splits}
-
-
-def read_parts(plan_folder: Path, work_folder: Path) -> list[Path]:
-    """Return the folders of the tokenized parts that a plan speaks of."""
-    return [work_folder / name for name in json.loads((plan_folder / PARTS_FILE).read_text(encoding="utf-8"))]
 
 
 def _read_rows(spec: dict[str, Any]) -> _Rows:

@@ -14,6 +14,7 @@ import xxhash
 
 from sftdata import progress, registry
 from sftdata.cleaning import BoundStep, Cleaned, SpanTable, bind, clean, write_back
+from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_FILE
 from sftdata.errors import ConservationError, DataError
 from sftdata.ledger import Entry
 from sftdata.record_json import canonical
@@ -23,9 +24,9 @@ from sftdata.sources import InputFile
 from sftdata.tables import TableWriter, stream_writer
 
 BATCH_RECORDS = 1000
+BATCH_CHARACTERS = 8 << 20
+"""Records are cleaned together up to either number, so that large records do not add up in memory."""
 
-DOCUMENTS_FILE, KEYS_FILE = "documents.arrow", "keys.arrow"
-LEDGER_FILE, QUARANTINE_FILE = "ledger.arrow", "quarantine.arrow"
 
 
 @dataclass
@@ -78,9 +79,25 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
     name, options = spec["ingest"]
     step = registry.find_step("ingestor", name, allow_code=part.allow_code)
-    records = islice(step.function(part.file, **options), spec["limit"])
-    while batch := list(islice(records, BATCH_RECORDS)):
+    batch: list[Record | Bad] = []
+    size = 0
+    for record in islice(step.function(part.file, **options), spec["limit"]):
+        batch.append(record)
+        size += len(record.raw) if isinstance(record, Bad) else _text_size(record.fields)
+        if len(batch) == BATCH_RECORDS or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
+
+
+def _text_size(value: Any) -> int:
+    """Return the number of characters of all texts in a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_text_size, value.values()))
+    return sum(map(_text_size, value)) if isinstance(value, list) else 1
 
 
 def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> None:

@@ -16,20 +16,14 @@ import pyarrow as pa
 import xxhash
 
 from sftdata import dedup, progress
+from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, decisions_name
 from sftdata.ledger import Entry
 from sftdata.mixing import keyed_hash
-from sftdata.preparing import DOCUMENTS_FILE, KEYS_FILE
 from sftdata.schemas import LEDGER
 from sftdata.tables import read_batches, stream_writer
 
-LEDGER_FILE = "ledger.arrow"
 DECISION = pa.schema([("keep", pa.bool_()), ("split", pa.int8())])
 """Row for row beside a part's documents; `split` indexes `schemas.SPLITS`."""
-
-
-def decisions_name(part: int) -> str:
-    """Return the name of the file that holds the decisions on a part's rows."""
-    return f"part-{part:06d}.arrow"
 
 
 def resolve(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -136,12 +130,3 @@ def _write_decisions(
         kept_digests.append(xxhash.xxh3_128_hexdigest(np.packbits(keep[rows]).tobytes()))
         first += num_rows
     return kept_digests
-
-
-def read_decisions(folder: Path, part: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int8]]:
-    """Return (keep, split) of a part's rows."""
-    batches = list(read_batches(folder / decisions_name(part)))
-    if not batches:
-        return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int8)
-    table = pa.Table.from_batches(batches)
-    return table.column("keep").to_numpy(zero_copy_only=False), table.column("split").to_numpy()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sftdata.entries import read_decisions
 from sftdata.errors import TokenizerError
 from sftdata.formatting import format_documents, open_format, read_documents
 from sftdata.rendering import open_template
-from sftdata.resolving import read_decisions
 from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.render import Template
 from sftdata.tokenizers import files as tokenizer_files

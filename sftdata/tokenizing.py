@@ -19,13 +19,12 @@ import pyarrow as pa
 
 from sftdata import control_tokens, masking, progress
 from sftdata.control_tokens import Found
+from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE, TOKENIZED_FILE, read_decisions
 from sftdata.errors import ConservationError, DataError
 from sftdata.formatting import Documents, Format, format_documents, open_format, read_documents
 from sftdata.ledger import Entry, around
-from sftdata.preparing import LEDGER_FILE, QUARANTINE_FILE
 from sftdata.records import Example, InvalidRecord
 from sftdata.rendering import RenderedBatch, Renderer, open_template
-from sftdata.resolving import read_decisions
 from sftdata.schemas import LEDGER, QUARANTINE, QUARANTINE_BYTES, TOKENIZED
 from sftdata.shards import list_column
 from sftdata.tables import TableWriter, stream_writer
@@ -34,7 +33,6 @@ from sftdata.templates.render import TrainScope
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, EnginesDiffer, concatenate, open_encoder
 
-TOKENIZED_FILE = "tokenized.arrow"
 
 class _Rows(NamedTuple):
     """The rows of a batch."""

@@ -11,13 +11,9 @@ import sftdata
 
 PACKAGE = Path(sftdata.__file__).parent
 
-STAGES = {
-    "preparing": set(), "resolving": {"preparing"}, "tokenizer_making": {"preparing", "resolving"},
-    "tokenizing": {"preparing", "resolving"}, "planning": {"resolving", "tokenizing"}, "gathering": {"planning", "tokenizing"},
-}  # fmt: skip
-"""Stage → the stages before it whose files it reads, by their names."""
+STAGES = {"preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
 
-COMPOSERS = {"pipeline", "ingesting", "views.preview", "cli", "screen", "assembling", "__init__", "__main__"}
+COMPOSERS = {"pipeline", "ingesting", "views.preview", "cli", "screen", "__init__", "__main__"}
 """The modules that put stages together, or stand above them."""
 
 
@@ -44,20 +40,20 @@ def reached(path: Path) -> set[str]:
     return {name for name in names if name in MODULES or f"{name}.__init__" in MODULES}
 
 
-def test_stages_read_only_the_files_of_stages_before_them() -> None:
-    for stage, before in STAGES.items():
-        found = reached(MODULES[stage]) & set(STAGES)
-        assert found == before, stage
+def test_stages_never_import_each_other() -> None:
+    assert set(MODULES) >= STAGES
+    for stage in STAGES:
+        assert not reached(MODULES[stage]) & STAGES, stage
 
 
 def test_only_composers_import_stages_and_executors() -> None:
     seen = 0
     for name, path in MODULES.items():
-        uses = reached(path) & (set(STAGES) | {"executors.local", "pipeline"})
+        uses = reached(path) & (STAGES | {"executors.local", "pipeline"})
         seen += bool(uses)
         if name not in COMPOSERS and name not in STAGES and not name.startswith("executors"):
             assert not uses, f"{name} imports {uses}"
-    assert seen > 8
+    assert seen > 3
 
 
 @pytest.mark.parametrize("package", ["ingestors", "cleaners", "formatters"])
@@ -131,6 +127,20 @@ def test_exported_names_are_the_listed_ones() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
+def test_every_public_function_and_class_says_what_it_is() -> None:
+    seen = 0
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), name
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        for node in [*tree.body, *(member for kind in classes for member in kind.body if not kind.name.startswith("_"))]:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                stub = any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in node.decorator_list)
+                assert stub or ast.get_docstring(node), f"{name}.{node.name} says nothing"
+                seen += 1
+    assert seen > 200
+
+
 def test_code_stays_within_its_budgets() -> None:
     sizes = []
     for name, path in MODULES.items():
@@ -141,5 +151,4 @@ def test_code_stays_within_its_budgets() -> None:
                 size = (node.end_lineno or 0) - node.lineno + 1
                 sizes.append(size)
                 assert size <= 60, f"{name}.{node.name} has {size} lines"
-                assert node.name.startswith("_") or ast.get_docstring(node), f"{name}.{node.name} says nothing"
     assert len(sizes) > 300 and sorted(sizes)[int(0.9 * len(sizes))] <= 30
