@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from sftdata import progress
 from sftdata.entries import LINEAGE_FILE, SHARD_FILE, TOKENIZED_FILE, plan_name, read_parts
-from sftdata.masking import expand_runs
 from sftdata.schemas import IGNORE_INDEX, LINEAGE
 from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
 from sftdata.tables import TableWriter, read_batches, stream_writer
@@ -170,48 +169,42 @@ def _fill(
 def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> None:
     """Copy the tokens of one part's segments, and their mask and weights, to their places."""
     ids, trained, weights = out
-    begin = source.first[segments.item] + segments.start
-    within = _ranges(segments.length)
-    place = np.repeat(target, segments.length) + within
-    ids[place] = source.ids[np.repeat(begin, segments.length) + within]
+    ids[_pick(target, segments.length)] = source.ids[_pick(source.first[segments.item] + segments.start, segments.length)]
     pairs, owner = _runs_of(source.run_pairs, source.run_first, segments.item)
-    shifted = _clip(pairs, segments.start[owner], segments.length[owner])
-    trained |= expand_runs(shifted, target[owner], len(ids))
+    begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
+    trained[_pick(target[owner] + begin, lengths)] = True
     if len(weights):
         pairs, owner = _runs_of(source.weight_pairs, source.weight_first, segments.item)
-        shifted = _clip(pairs, segments.start[owner], segments.length[owner])
-        value_index = _pick(source.weight_first[segments.item] // 2, source.weight_first[segments.item + 1] // 2)
-        run_place = np.repeat(target[owner] + shifted[0::2], shifted[1::2]) + _ranges(shifted[1::2])
-        weights[run_place] = np.repeat(source.weight_values[value_index], shifted[1::2])
+        begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
+        values = source.weight_values[_pick(source.weight_first[segments.item] // 2, _counts(source, segments.item))]
+        weights[_pick(target[owner] + begin, lengths)] = np.repeat(values, lengths)
 
 
-def _ranges(lengths: npt.NDArray[Any]) -> Int64:
-    """Return 0 … lengths[0] − 1, 0 … lengths[1] − 1, … as one array."""
+def _counts(source: _Source, items: Int32) -> Int64:
+    """Return the number of weight runs of the chosen rows."""
+    return (source.weight_first[items + 1] - source.weight_first[items]) // 2
+
+
+def _pick(first: Int64, lengths: npt.NDArray[Any]) -> Int64:
+    """Return first[0] … first[0] + lengths[0] − 1, first[1] … as one array."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    ranges: Int64 = np.arange(total) - np.repeat(ends - lengths, lengths)
-    return ranges
-
-
-def _pick(first: Int64, last: Int64) -> Int64:
-    """Return first[0] … last[0] − 1, first[1] … as one array."""
-    lengths = last - first
-    picked: Int64 = np.repeat(first, lengths) + _ranges(lengths)
+    picked: Int64 = np.repeat(first - (ends - lengths), lengths) + np.arange(total)
     return picked
 
 
 def _runs_of(pairs: Int32, first: Int64, items: Int32) -> tuple[Int32, Int64]:
     """Return the runs of the chosen rows as flat pairs, and for each run which of the chosen it belongs to."""
-    begin, end = first[items], first[items + 1]
-    owner = np.repeat(np.arange(len(items)), (end - begin) // 2)
-    return pairs[_pick(begin, end)], owner
+    counts = first[items + 1] - first[items]
+    owner = np.repeat(np.arange(len(items)), counts // 2)
+    return pairs[_pick(first[items], counts)], owner
 
 
-def _clip(pairs: Int32, start: Int32, length: Int32) -> Int32:
-    """Return runs moved to the coordinates of their segments and cut at the segments' borders."""
+def _clip(pairs: Int32, start: Int32, length: Int32) -> tuple[Int32, Int32]:
+    """Return (begin, length) of runs, in the coordinates of their segments and cut at the segments' borders."""
     begin = np.clip(pairs[0::2] - start, 0, length)
     end = np.clip(pairs[0::2] + pairs[1::2] - start, 0, length)
-    return np.stack([begin, end - begin], axis=1).ravel().astype(np.int32)
+    return begin, end - begin
 
 
 def _write_lineage(
@@ -221,21 +214,21 @@ def _write_lineage(
         return
     change = np.append(True, segments.row[1:] != segments.row[:-1])
     number = np.arange(len(segments.row)) - np.maximum.accumulate(np.where(change, np.arange(len(change)), 0))
-    names: dict[str, npt.NDArray[Any]] = {name: np.empty(len(segments.row), dtype=object) for name in ("source", "id")}
     batch_number, item = located
-    for batch in np.unique(batch_number).tolist():
-        mine = np.flatnonzero(batch_number == batch)
-        rows = pa.array(item[mine])
-        for name, values in names.items():
-            values[mine] = sources.opened[batch].batch.column(name).take(rows).to_numpy(zero_copy_only=False)
+    order = np.argsort(batch_number, kind="stable")
+    back = pa.array(np.argsort(order))
+    borders = np.flatnonzero(np.diff(batch_number[order])) + 1
+    groups = [(sources.opened[int(batch_number[group[0]])].batch, pa.array(item[group])) for group in np.split(order, borders)]
+    taken = [batch.select(["source", "id"]).take(rows) for batch, rows in groups]
+    names = pa.Table.from_batches(taken).combine_chunks().take(back)
     zero = np.zeros(len(segments.row), dtype=np.int32)
     lineage.extend_columns(
         [
-            [split] * len(segments.row),
+            pa.repeat(split, len(segments.row)),
             pa.array(segments.row),
             pa.array(number.astype(np.int32)),
-            names["source"].tolist(),
-            names["id"].tolist(),
+            names["source"].combine_chunks(),
+            names["id"].combine_chunks(),
             pa.array(segments.start),
             pa.array(segments.length),
             pa.array(zero),

@@ -99,18 +99,6 @@ def ends_with(batch: Batch, spans: ByteSpans, text: bytes) -> Bool:
     return same & long_enough
 
 
-def expand_runs(pairs: Int32, first: Int64, num_tokens: int) -> Bool:
-    """Return the mask of `num_tokens` tokens that runs describe.
-
-    pairs: flat (start, length) pairs; first: (number of pairs,) where each pair's row begins.
-    """
-    change = np.zeros(num_tokens + 1, dtype=np.int32)
-    starts = pairs[0::2] + first
-    np.add.at(change, starts, 1)
-    np.add.at(change, starts + pairs[1::2], -1)
-    return np.cumsum(change[:-1]).astype(bool)
-
-
 def num_tokens_before(encoded: Encoded, batch: Batch, row: Int64, characters: Int64) -> Int32:
     """Return how many of a row's tokens end at or before a character position of it. row, characters: (m,)."""
     wanted = batch.char_bytes[characters + batch.row_chars[row]]
