@@ -20,6 +20,7 @@ from sftdata.card import dataset_card
 from sftdata.entries import LEDGER_FILE, LINEAGE_FILE, QUARANTINE_FILE, SHARD_FILE, plan_name
 from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
+from sftdata.scanning import describe_files
 from sftdata.schemas import FORMAT_VERSION, LEDGER, LINEAGE, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_split_metadata
 from sftdata.tables import read_batches
@@ -192,10 +193,10 @@ def _sources(built: Built) -> dict[str, Any]:
         source = item.part.source
         empty = {"category": category_of(source), "licence": source.licence, "files": [], "prepare": {}, "tokenize": {}}
         entry = sources.setdefault(source.name, empty)
-        counts = item.summary["counts"]
-        file = {"name": item.part.file.name, "bytes": item.part.stamp[0], "xxh3": item.part.digest}
-        entry["files"].append({**file, "records": counts.get("records", 0)})
-        for stage, found in (("prepare", counts), ("tokenize", summary["counts"])):
+        for stage, found in (("prepare", item.summary["counts"]), ("tokenize", summary["counts"])):
             for name, count in found.items():
                 entry[stage][name] = entry[stage].get(name, 0) + count
+    for name, entry in sources.items():
+        mine = [item for item in built.prepared if item.part.source.name == name]
+        entry["files"] = describe_files([item.part for item in mine], [item.summary for item in mine])
     return sources

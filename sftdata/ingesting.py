@@ -18,7 +18,7 @@ from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
 from sftdata.runner import TaskRunner
-from sftdata.scanning import Part, check_unchanged, scan
+from sftdata.scanning import Part, check_unchanged, describe_files, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
 from sftdata.tables import read_batches
@@ -114,10 +114,6 @@ def _publish(
         raise ConservationError(f"{counts['records']:,} records in, {num_rows:,} rows out; nothing is published")
     write_parquet(temporary / "quarantine.parquet", QUARANTINE, (task.entry / QUARANTINE_FILE for task in tasks))
     storage.write_json(temporary / "dataset_dict.json", {"splits": [DOCUMENTS]})
-    files = [
-        {"name": part.file.name, "bytes": part.stamp[0], "xxh3": part.digest, **summary["counts"]}
-        for part, summary in zip(parts, summaries, strict=True)
-    ]
     body = {
         "format_version": FORMAT_VERSION,
         "name": source.name,
@@ -125,7 +121,7 @@ def _publish(
         "fingerprint": identity,
         "ingest": {source.ingest.name: source.ingest.options},
         "counts": {"prepare": counts},
-        "inputs": files,
+        "inputs": describe_files(parts, summaries),
         "files": list(list_files(temporary)),
     }
     storage.write_bytes(temporary / MANIFEST, sealed(body))

@@ -20,7 +20,7 @@ from sftdata.ledger import Entry
 from sftdata.record_json import canonical
 from sftdata.records import Bad, Example, InvalidRecord, Record
 from sftdata.schemas import DOCUMENT, KEYS, LEDGER, QUARANTINE, QUARANTINE_BYTES
-from sftdata.sources import InputFile
+from sftdata.sources import InputFile, Piece
 from sftdata.tables import TableWriter, stream_writer
 
 BATCH_RECORDS = 1000
@@ -50,7 +50,7 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
     Writes DOCUMENT, KEYS, LEDGER and QUARANTINE streams. Raises DataError for a file that cannot be read at all.
     """
-    file = InputFile(Path(spec["path"]), spec["file"])
+    file = InputFile(Path(spec["path"]), spec["file"], Piece(*spec["piece"]) if spec["piece"] else None)
     with (
         stream_writer(folder / DOCUMENTS_FILE, DOCUMENT) as documents,
         stream_writer(folder / KEYS_FILE, KEYS) as keys,
@@ -93,11 +93,11 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
 
 def _text_size(value: Any) -> int:
     """Return the number of characters of all texts in a JSON value."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_text_size, value.values()))
-    return sum(map(_text_size, value)) if isinstance(value, list) else 1
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return len(value) if type(value) is str else 1
+    return sum([len(item) if type(item) is str else _text_size(item) for item in value])
 
 
 def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> None:
@@ -183,14 +183,15 @@ def _write_documents(part: _Part, records: list[Record], spans: SpanTable, done:
 
 def _digests(spans: SpanTable, kept: list[int]) -> list[list[Any]]:
     """Return the KEYS columns of the kept rows: a digest of each row's (role, text) list, and one of each text."""
-    digests = {row: xxhash.xxh3_128() for row in kept}
-    texts: dict[int, list[int]] = {row: [] for row in kept}
+    pieces: dict[int, list[bytes]] = {row: [] for row in kept}
     for row, role, text in zip(spans.rows, spans.roles, spans.texts, strict=True):
-        data = text.encode("utf-8", "surrogatepass")
-        digests[row].update(f"{role}\x00{len(data)}\x00".encode())
-        digests[row].update(data)
-        texts[row].append(xxhash.xxh3_64_intdigest(data))
-    return [[digests[row].digest() for row in kept], [texts[row] for row in kept]]
+        pieces[row] += (role.encode(), text.encode("utf-8", "surrogatepass"))
+    digests, texts = [], []
+    for parts in pieces.values():
+        lengths = b"".join([b"%d\x00" % len(part) for part in parts])
+        digests.append(xxhash.xxh3_128_digest(b"".join((lengths, *parts))))
+        texts.append([xxhash.xxh3_64_intdigest(part) for part in parts[1::2]])
+    return [digests, texts]
 
 
 def _check_conservation(part: _Part) -> None:

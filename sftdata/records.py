@@ -57,7 +57,7 @@ class Turn(NamedTuple):
     @property
     def content(self) -> str:
         """The turn's text."""
-        return self.joint.join(span.text for span in self.spans)
+        return self.spans[0].text if len(self.spans) == 1 else self.joint.join(span.text for span in self.spans)
 
 
 class Example(NamedTuple):

@@ -37,6 +37,8 @@ class Step:
     """Ingestors: the endings of the files that a folder yields (before .gz, .zst, .xz)."""
     libraries: tuple[str, ...] = ()
     """Distributions whose version changes the step's output; part of its fingerprint."""
+    pieces: Callable[..., list[Any]] | None = None
+    """Ingestors: from a file and the options to the `sources.Piece`s in which several workers can read it; none: in one go."""
     assets: Callable[..., tuple[str, ...]] | None = None
     """From the options to the paths of files that the step reads (rule packs): part of its fingerprint."""
 
@@ -66,14 +68,20 @@ def _name_of(function: Callable[..., Any]) -> str:
     return function.__name__.rstrip("_")
 
 
-def ingestor(*, suffixes: tuple[str, ...], libraries: tuple[str, ...] = ()) -> Callable[[F], F]:
+def ingestor(
+    *,
+    suffixes: tuple[str, ...],
+    libraries: tuple[str, ...] = (),
+    pieces: Callable[..., list[Any]] | None = None,
+) -> Callable[[F], F]:
     """Register `f(file: InputFile, *, options) -> Iterator[Record | Bad]` as the ingestor of its name.
 
-    `suffixes`: endings of the files that a folder yields, lower case, with the dot.
+    `suffixes`: endings of the files that a folder yields, lower case, with the dot. `pieces(file, *, options)` cuts a large
+    file at record borders; the ingestor then heeds `file.piece` in its numbering, so that the cut shows nowhere.
     """
 
     def decorate(function: F) -> F:
-        _register(Step("ingestor", _name_of(function), function, suffixes=suffixes, libraries=libraries))
+        _register(Step("ingestor", _name_of(function), function, suffixes=suffixes, libraries=libraries, pieces=pieces))
         return function
 
     return decorate

@@ -1,8 +1,9 @@
 """Rendering a batch of examples into texts and flat arrays of character positions.
 
-Most examples of a source have the same shape: the same roles and flags, other contents. A built-in template puts the same text
+Most examples of a source have the same shape: the same roles and flags, other contents. A template mostly puts the same text
 around the contents of all of them, so it is asked once a shape, with a placeholder for every content, and the positions in all
-rows follow from the lengths of their contents. Jinja templates, which may look into contents, render every row themselves.
+rows follow from the lengths of their contents. A built-in template cannot look into contents; a Jinja template may, so each of
+its rows is rendered, and one whose text is not what its shape says is proven on its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from sftdata.errors import TokenizerError
 from sftdata.records import Example, InvalidRecord, Turn
 from sftdata.templates import TOKENIZER_DEFAULT, load_template
-from sftdata.templates.built_in import SegmentTemplate
+from sftdata.templates.jinja import JinjaTemplate
+from sftdata.templates.proof import TAGS
 from sftdata.templates.render import Rendered, Template, TrainScope, render_plain
 from sftdata.tokenizers.files import TokenizerFiles
 
@@ -137,26 +139,41 @@ class Renderer:
         refused: dict[int, InvalidRecord] = {}
         for number, example in enumerate(examples):
             shape, plan = self._plan_of(example)
-            if plan is None:
-                try:
-                    rendered = self.render(example)
-                except InvalidRecord as error:
-                    refused[number] = error
-                    continue
-                single.append((len(texts), rendered))
-                texts.append(rendered.text)
+            planned = None if plan is None else self._planned(plan, example)
+            if plan is not None and planned is not None:
+                text, contents = planned
+                group = groups.setdefault(shape, _Group(plan, [], []))
+                group.rows.append(len(texts))
+                group.contents.extend(contents)
+                texts.append(text)
                 continue
-            contents = _contents(plan, example.turns)
-            group = groups.get(shape)
-            if group is None:
-                group = groups[shape] = _Group(plan, [], [])
-            group.rows.append(len(texts))
-            group.contents.extend(contents)
-            texts.append(plan.format % contents)
+            try:
+                rendered = self.render(example)
+            except InvalidRecord as error:
+                refused[number] = error
+                continue
+            single.append((len(texts), rendered))
+            texts.append(rendered.text)
         spans = [_group_spans(group) for group in groups.values()]
         if single:
             spans.append(_single_spans(single))
         return RenderedBatch(texts, *map(_merge, zip(*spans, strict=True))) if spans else _EMPTY, refused
+
+    def _planned(self, plan: _Plan, example: Example) -> tuple[str, tuple[str, ...]] | None:
+        """Return an example's text and contents by the plan of its shape; None where a Jinja template does otherwise."""
+        contents = _contents(plan, example.turns)
+        text = plan.format % contents
+        template = self._template
+        if example.chat and isinstance(template, JinjaTemplate):
+            if any(not content or content.isspace() or TAGS.search(content) for content in contents):
+                return None
+            try:
+                written = template.text_of(example.turns, [turn.content for turn in example.turns], False)
+            except InvalidRecord:
+                return None
+            if written != text:
+                return None
+        return text, contents
 
     def _plan_of(self, example: Example) -> tuple[Shape, _Plan | None]:
         shape: Shape = (
@@ -172,8 +189,6 @@ class Renderer:
 
     def _make_plan(self, example: Example) -> _Plan | None:
         """Return the plan of an example's shape; None where its rows must be rendered one by one."""
-        if example.chat and not isinstance(self._template, SegmentTemplate):
-            return None
         if any(turn.parts for turn in example.turns):
             return None
         turns = tuple(
@@ -207,19 +222,17 @@ def _origins(rendered: Rendered, turns: Sequence[Turn]) -> tuple[tuple[int, int,
     by_turn: dict[int, list[str]] = {}
     for start, end, owner in rendered.content:
         by_turn.setdefault(owner, []).append(rendered.text[start:end])
-    origins: list[tuple[int, int, bool]] = []
+    origins: dict[int, list[tuple[int, int, bool]]] = {}
     for number, turn in enumerate(turns):
         written = by_turn.get(number, [])
         whole = 0 if len(turn.spans) == 1 else -1
-        if written == [turn.content]:
-            origins.append((number, whole, False))
-        elif written == [turn.content.strip()]:
-            origins.append((number, whole, True))
+        if written in ([turn.content], [turn.content.strip()]):
+            origins[number] = [(number, whole, written != [turn.content])]
         elif written == [span.text for span in turn.spans]:
-            origins.extend((number, index, False) for index in range(len(turn.spans)))
+            origins[number] = [(number, index, False) for index in range(len(turn.spans))]
         else:
             return None
-    return tuple(origins)
+    return tuple(origins[owner].pop(0) for _, _, owner in rendered.content)
 
 
 def _positions(spans: Sequence[tuple[int, int, float]], pieces: Sequence[tuple[int, int]]) -> _Positions:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sftdata import registry, storage
 from sftdata.errors import DataError
 from sftdata.recipe import Source
-from sftdata.sources import InputFile, list_files
+from sftdata.sources import InputFile, Piece, list_files
 
 
 @dataclass(frozen=True)
 class Part:
-    """One input part: a file of a source."""
+    """One input part: a file of a source, or a piece of a large one."""
 
     source: Source
     file: InputFile
     digest: str
-    """xxh3-128 of the file's bytes."""
+    """xxh3-128 of the part's bytes."""
+    file_digest: str
+    """xxh3-128 of the whole file."""
     stamp: tuple[int, int]
     """(size, mtime in ns) when it was scanned: a file that changes during the build is noticed."""
 
@@ -30,7 +33,7 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
     `folder` is what the sources' paths are relative to; folders in `exclude` are not read. Raises DataError where a path
     matches nothing or a file cannot be read.
     """
-    parts = []
+    parts: list[Part] = []
     for source in sources:
         step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
         paths = [folder / Path(path).expanduser() for path in source.path]
@@ -39,8 +42,29 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
         except DataError as error:
             raise DataError(f"source {source.name!r}: {error}") from error
         for file in files:
-            parts.append(Part(source, file, storage.file_digest(file.path), _stamp(file.path)))
+            parts.extend(_parts(source, file, step))
     return parts
+
+
+def _parts(source: Source, file: InputFile, step: registry.Step) -> Iterator[Part]:
+    stamp, digest = _stamp(file.path), storage.file_digest(file.path)
+    pieces: list[Piece] = step.pieces(file, **source.ingest.options) if step.pieces else []
+    for piece in pieces:
+        part_digest = storage.file_digest(file.path, piece.start, piece.length)
+        yield Part(source, replace(file, piece=piece), part_digest, digest, stamp)
+    if not pieces:
+        yield Part(source, file, digest, digest, stamp)
+
+
+def describe_files(parts: Sequence[Part], summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return name, size, checksum and counts of every file of one source, the counts of its parts added up."""
+    files: dict[str, dict[str, Any]] = {}
+    for part, summary in zip(parts, summaries, strict=True):
+        found = {"name": part.file.name, "bytes": part.stamp[0], "xxh3": part.file_digest, "records": 0, "quarantined": 0}
+        entry = files.setdefault(part.file.name, found)
+        for name in ("records", "quarantined"):
+            entry[name] += summary["counts"].get(name, 0)
+    return list(files.values())
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -55,5 +79,5 @@ def check_unchanged(parts: Sequence[Part]) -> None:
             changed = _stamp(part.file.path) != part.stamp
         except OSError:
             changed = True
-        if changed and (not part.file.path.is_file() or storage.file_digest(part.file.path) != part.digest):
+        if changed and (not part.file.path.is_file() or storage.file_digest(part.file.path) != part.file_digest):
             raise DataError(f"{part.file.path}: changed while it was read; run the build again")

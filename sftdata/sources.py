@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from sftdata.errors import DataError
 
@@ -28,17 +28,32 @@ ZSTD_INPUT = 1024
 """Compressed bytes handed to zstd at a time: they give at most 32 MiB."""
 
 
+class Piece(NamedTuple):
+    """A run of whole records of a file, which is read as if the rest were not there but numbered as if it were."""
+
+    start: int
+    """The first byte."""
+    length: int
+    """Number of bytes."""
+    first_record: int
+    """Records before the piece."""
+    first_line: int
+    """Lines before the piece."""
+
+
 @dataclass(frozen=True)
 class InputFile:
-    """One input file: where it lies and the name that ids use."""
+    """One input file, or a piece of one: where it lies and the name that ids use."""
 
     path: Path
     name: str
     """The path relative to the source's path, with `/`; a single file's own name. Always UTF-8 text."""
+    piece: Piece | None = None
+    """The piece that is read; None reads all."""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the bytes for reading, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
+        """Open the bytes of the file, or of its piece, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
 
         Opening and reading raise DataError for a file that cannot be read, is damaged, is cut off or expands without measure.
         """
@@ -47,7 +62,7 @@ class InputFile:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
         with raw:
-            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self.path), BUFFER))
+            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self.path, self.piece), BUFFER))
 
     def read(self, limit: int | None = None) -> bytes:
         """Return the file's bytes, or its first `limit` bytes."""
@@ -58,8 +73,11 @@ class InputFile:
 class _Checked(io.RawIOBase):
     """The decompressed bytes of a file; whatever goes wrong when they are read is a DataError that names the file."""
 
-    def __init__(self, raw: io.FileIO, path: Path) -> None:
+    def __init__(self, raw: io.FileIO, path: Path, piece: Piece | None = None) -> None:
         super().__init__()
+        self._left = piece.length if piece else None
+        if piece:
+            raw.seek(piece.start)
         self._raw, self._path, self._given = raw, path, 0
         suffix = path.suffix.lower()
         self._compressed = suffix in COMPRESSED
@@ -72,6 +90,8 @@ class _Checked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer with up to its length of bytes; 0 at the end. Raises DataError."""
+        if self._left is not None:
+            buffer = memoryview(buffer)[: self._left]
         try:
             count = self._stream.readinto(buffer) or 0
         except self._errors as error:
@@ -79,6 +99,8 @@ class _Checked(io.RawIOBase):
             raise DataError(f"{self._path}: cannot be read: {why}") from error
         if self._compressed:
             self._measure(count)
+        if self._left is not None:
+            self._left -= count
         return count
 
     def _measure(self, count: int) -> None:

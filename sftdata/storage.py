@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,12 +200,15 @@ def remove_tree(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 of a file's bytes as 32 hexadecimal digits."""
+def file_digest(path: Path, start: int = 0, length: int | None = None) -> str:
+    """Return the xxh3-128 of a file's bytes, or of `length` bytes from `start`, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
+    left = sys.maxsize if length is None else length
     with _storage_errors(path), open(path, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
+        file.seek(start)
+        while chunk := file.read(min(CHUNK, left)):
             digest.update(chunk)
+            left -= len(chunk)
     return digest.hexdigest()
 
 

@@ -64,8 +64,17 @@ def _size(row: Iterable[Any]) -> int:
     return sum(len(value) for value in row if isinstance(value, str | bytes | list))
 
 
+def _column_size(column: list[Any]) -> int:
+    sized = isinstance(next((value for value in column if value is not None), None), str | bytes | list)
+    return sum(len(value) for value in column if value) if sized else 0
+
+
 def _row_ranges(lists: Sequence[list[Any]], num_rows: int) -> Iterator[slice]:
     """Yield ranges of rows whose values in the list columns stay together within the limit of a batch, or are one row."""
+    if sum(map(_column_size, lists)) <= FLUSH_SIZE:
+        if num_rows:
+            yield slice(0, num_rows)
+        return
     first = held = 0
     for row in range(num_rows):
         size = _size(column[row] for column in lists)

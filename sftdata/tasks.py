@@ -56,6 +56,7 @@ def prepare_task(
         "source": source.name,
         "path": str(part.file.path),
         "file": part.file.name,
+        "piece": part.file.piece,
         "ingest": _named(source.ingest),
         "clean": [_named(step) for step in cleaners],
         "format": _named(formatter) if formatter else None,
@@ -65,6 +66,7 @@ def prepare_task(
     depends_on = {
         "bytes": part.digest,
         "file name": part.file.name,
+        "place in the file": part.file.piece[2:] if part.file.piece else None,
         "source name": source.name,
         "ingest": _step_identity("ingestor", source.ingest, allow_code),
         **{
@@ -75,7 +77,8 @@ def prepare_task(
         "limit": limit,
         "code of prepare": code_fingerprint("sftdata.preparing"),
     }
-    return _planned(work_folder, "prepare", f"{source.name} {part.file.name}", spec, depends_on)
+    place = f" from record {part.file.piece.first_record:,}" if part.file.piece else ""
+    return _planned(work_folder, "prepare", f"{source.name} {part.file.name}{place}", spec, depends_on)
 
 
 def _step_identity(kind: str, spec: StepSpec, allow_code: bool) -> dict[str, Any]:

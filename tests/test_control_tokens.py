@@ -105,7 +105,7 @@ def test_drop_drops_the_rows_and_says_so(tmp_path: Path) -> None:
         ("rows.jsonl#1", "drop", "control_token"),
         ("rows.jsonl#3", "drop", "control_token"),
     ]
-    assert result.counts["dropped"] == result.counts["drop:control_token"] == 2
+    assert result.counts["dropped"] == result.counts["drop:control_tokens:control_token"] == 2
 
 
 def test_error_stops_with_the_row_and_the_token(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_drop_and_error_act_on_markers(tmp_path: Path) -> None:
     records = [dialogue("a", "b"), dialogue("a", "USER: b")]
     phase = case_phase(("sentencepiece", "vicuna"), tmp_path, control_tokens="drop")
     result = phase.run(records)
-    assert len(result.rows) == 1 and result.counts["drop:plain_marker"] == 1
+    assert len(result.rows) == 1 and result.counts["drop:control_tokens:plain_marker"] == 1
     assert result.ledger[0]["evidence"] == "USER:" and result.ledger[0]["reason"] == "plain_marker"
     phase.options["control_tokens"] = "error"
     with pytest.raises(DataError, match="holds the template's marker USER:"):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sftdata.ingestors.jsonl as jsonl_module
 from sftdata.errors import DataError, RecipeError
 from sftdata.ingestors._json_text import MAX_BYTES
 from sftdata.ingestors.jsonl import jsonl
@@ -191,3 +194,41 @@ def test_jsonl_reads_real_chat_files_without_a_bad_record() -> None:
         text = path.read_text(encoding="utf-8")
         wanted = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
         assert [fields(row) for row in jsonl(InputFile(path, path.name))] == wanted
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(['{"a": "好"}', "", "  ", "\t", "{broken", "\r", "\ufeff{}", '[{"role": "user", "content": "x"}]']),
+        max_size=60,
+    ),
+    ends=st.booleans(),
+    size=st.integers(min_value=1, max_value=80),
+)
+def test_cut_into_pieces_shows_nowhere(
+    lines: list[str], ends: bool, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("pieces") / "rows.jsonl"
+    path.write_bytes(("\n".join(['{"a": 0}', *lines]) + ("\n" if ends else "")).encode())
+    whole = InputFile(path, "rows.jsonl")
+    with mock.patch.object(jsonl_module, "PIECE_BYTES", size):
+        pieces = jsonl_module.line_pieces(whole)
+    assert sum(piece.length for piece in pieces) == (path.stat().st_size if pieces else 0)
+    assert pieces or path.stat().st_size < 2 * size
+    if pieces:
+        cut = [row for piece in pieces for row in jsonl(replace(whole, piece=piece))]
+        assert cut == list(jsonl(whole)) and len(cut) > 0
+
+
+def test_arrays_compressed_and_recoded_files_are_read_in_one_go(tmp_path: Path) -> None:
+    rows = [{"n": number} for number in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files = {
+        "array.json": json.dumps(rows, indent=1).encode(),
+        "lines.jsonl.gz": gzip.compress(lines.encode()),
+        "wide.jsonl": lines.encode("utf-16"),
+        "marked.jsonl": b"\xef\xbb\xbf" + lines.encode(),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with mock.patch.object(jsonl_module, "PIECE_BYTES", 10):
+            assert jsonl_module.line_pieces(InputFile(tmp_path / name, name)) == []

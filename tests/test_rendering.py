@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from foreign_templates import CASES
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import rendering
@@ -17,7 +18,14 @@ from sftdata.templates.built_in import load_segments
 from sftdata.templates.jinja import load_jinja
 from sftdata.templates.render import Rendered, Template, TrainScope
 
-JINJA = "{% for m in messages %}{{ m.role + ':' + m.content + '</s>' }}{% endfor %}"
+JINJA = {
+    **{name: source for name, (source, _, _) in CASES.items()},
+    "plain": "{% for m in messages %}{{ m.role + ':' + m.content + '</s>' }}{% endfor %}",
+    "trims": "{% for m in messages %}{{ m.role + ':' + m.content | trim + '</s>' }}{% endfor %}",
+    "looks": "{% for m in messages %}{{ m.role }}{% if 'a' in m.content %}!{% endif %}{{ m.content + '</s>' }}{% endfor %}",
+    "raises": "{% for m in messages %}{% if 'b' in m.content %}{{ raise_exception('b') }}{% endif %}{{ m.content }}</s>"
+    "{% endfor %}",
+}
 
 PERCENT = """
 stop_token: "</s>"
@@ -27,7 +35,8 @@ roles:
 jinja: "{# none #}"
 """
 
-contents = st.text(" ab%中👩\ue000\n", max_size=4)
+pieces = st.sampled_from([" ", "a", "b", "%s", "中👩", "\ue000", "\n", "<think>", "</think>", "a b", "</s>"])
+contents = st.lists(pieces, max_size=4).map("".join)
 weights = st.sampled_from([1.0, 1.0, 0.5, 0.0])
 trains = st.sampled_from([None, None, True, False])
 
@@ -53,8 +62,8 @@ scopes = st.builds(
 
 def template_named(name: str, folder: Path) -> Template:
     """Return a built-in template, one with per cent signs, or a Jinja template."""
-    if name == "jinja":
-        return load_jinja(JINJA, "test", tokens={"eos_token": "</s>"})
+    if name in JINJA:
+        return load_jinja(JINJA[name], "test", tokens={"bos_token": "<s>", "eos_token": "</s>"})
     if name == "percent":
         (folder / "percent.yaml").write_text(PERCENT, encoding="utf-8")
         return load_segments(folder / "percent.yaml", bos_token=None, eos_token=None)
@@ -88,7 +97,8 @@ def assert_like_alone(
     assert all((column[1:] >= column[:-1]).all() for column in (spans.row for spans in batch[1:]))
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama2", "vicuna", "human_assistant", "alpaca", "percent", "jinja"])
+@pytest.mark.parametrize("name", ["chatml", "llama2", "vicuna", "human_assistant", "alpaca", "percent", *JINJA])
+@settings(max_examples=40, deadline=None)
 @given(examples=st.lists(st.one_of(chats, plains), max_size=8), scope=scopes)
 def test_a_batch_is_its_examples_rendered_alone(
     tmp_path_factory: pytest.TempPathFactory, name: str, examples: list[Example], scope: TrainScope
@@ -104,8 +114,9 @@ def question_and_answer(question: str, answer: str) -> Example:
     return Example((Turn("user", (Span((), question),)), Turn("assistant", (Span((), answer),))), True, "t")
 
 
-def test_rows_of_one_shape_ask_the_template_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    renderer = Renderer("talk", template_named("chatml", Path()), TrainScope(), bos_token=None, eos_token="</s>")
+@pytest.mark.parametrize("name", ["chatml", "thinking", "headers"])
+def test_rows_of_one_shape_are_proven_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    renderer = Renderer("talk", template_named(name, Path()), TrainScope(), bos_token=None, eos_token="</s>")
     asked = []
     render = renderer.render
 
@@ -114,7 +125,7 @@ def test_rows_of_one_shape_ask_the_template_once(monkeypatch: pytest.MonkeyPatch
         return render(example)
 
     monkeypatch.setattr(renderer, "render", count)
-    batch, _ = renderer.render_batch([question_and_answer("a" * number, "b") for number in range(50)])
+    batch, _ = renderer.render_batch([question_and_answer("a" * number, "b") for number in range(1, 51)])
     assert len(batch.texts) == 50 and len(asked) == 1
 
 

@@ -220,7 +220,9 @@ def test_a_template_that_raises_puts_the_row_in_quarantine(tmp_path: Path) -> No
     assert [row["row"] for row in result.rows] == [0, 2]
     assert [(row["id"], row["reason"]) for row in result.quarantine] == [("rows.jsonl#1", "template_raised")]
     assert b'"tool"' in result.quarantine[0]["bytes"] and "no tools here" in result.quarantine[0]["place"]
-    assert [(entry["action"], entry["reason"]) for entry in result.ledger] == [("quarantine", "template_raised")]
+    assert [(entry["step"], entry["action"], entry["reason"]) for entry in result.ledger] == [
+        ("template", "quarantine", "template_raised")
+    ]
     assert result.counts["quarantine:template_raised"] == result.counts["quarantined"] == 1
 
 

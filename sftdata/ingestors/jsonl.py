@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from sftdata.ingestors._encoding import original_bytes, stream_encoding, text_encoding, utf8_blocks
+from sftdata.ingestors._encoding import BLOCK, original_bytes, stream_encoding, text_encoding, utf8_blocks
 from sftdata.ingestors._json_text import (
     MAX_BYTES,
     ArrayBroken,
@@ -16,10 +17,41 @@ from sftdata.ingestors._json_text import (
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
 from sftdata.schemas import QUARANTINE_BYTES
-from sftdata.sources import InputFile
+from sftdata.sources import InputFile, Piece, bare_suffix
+
+PIECE_BYTES = 4 << 20
+"""A file of JSON Lines is cut at the first line feed after each so many bytes: whatever the number of workers."""
+
+_MAY_BE_BLANK = (b"\n\n", b"\n ", b"\n\t", b"\n\r", b"\n\v", b"\n\f")
 
 
-@ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",))
+def line_pieces(file: InputFile, *, encoding: str = "utf-8") -> list[Piece]:
+    """Return the pieces of a large file of JSON Lines; none for a small, compressed or recoded file and for an array."""
+    plain = bare_suffix(file.name) == file.path.suffix.lower() and file.path.stat().st_size >= 2 * PIECE_BYTES
+    codec = stream_encoding(file)
+    if not plain or codec is not None or text_encoding(encoding) != "utf-8" or _is_array(file, "utf-8"):
+        return []
+    pieces = []
+    start = num_records = num_lines = 0
+    with file.open() as stream:
+        while data := stream.read(PIECE_BYTES):
+            data += stream.readline()
+            pieces.append(Piece(start, len(data), num_records, num_lines))
+            start += len(data)
+            lines = data.count(b"\n")
+            num_lines += lines
+            num_records += lines - _num_blank_lines(data)
+    return pieces
+
+
+def _num_blank_lines(data: bytes) -> int:
+    """Return how many of the lines that end in `data` are blank."""
+    if data[:1].isspace() or any(mark in data for mark in _MAY_BE_BLANK):
+        return sum(not line.strip() for line in data.split(b"\n")[:-1])
+    return 0
+
+
+@ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",), pieces=line_pieces)
 def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]:
     """Read JSON Lines, or a JSON array element by element; a record is an object or a bare list of messages.
 
@@ -28,6 +60,10 @@ def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]
     mark wins over `encoding`. A record is bad for its syntax, bytes outside the encoding, duplicate keys, NaN, lone surrogates,
     nesting past 256, or more than 64 MiB. Where an array's brackets do not match, the rest of the file is one bad record.
     """
+    if file.piece:
+        with file.open() as stream:
+            yield from _line_records(iter(partial(stream.read, BLOCK), b""), "utf-8", file.piece)
+        return
     codec = stream_encoding(file) or text_encoding(encoding)
     is_array = _is_array(file, codec)
     with file.open() as stream:
@@ -35,8 +71,8 @@ def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]
         yield from _array_records(blocks, codec) if is_array else _line_records(blocks, codec)
 
 
-def _line_records(blocks: Iterator[bytes], codec: str) -> Iterator[Record | Bad]:
-    number = line = 0
+def _line_records(blocks: Iterator[bytes], codec: str, piece: Piece | None = None) -> Iterator[Record | Bad]:
+    number, line = (piece.first_record, piece.first_line) if piece else (0, 0)
     for data in _whole_lines(blocks):
         seen = traits(data)
         for raw in data.split(b"\n"):
