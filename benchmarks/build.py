@@ -166,8 +166,9 @@ def main() -> None:
         medians = f"{statistics.median(plain):.2f}, with cleaning {statistics.median(clean):.2f}"
         print(f"speed of a whole build, tokenizers alone = 1: median {medians}")
         for times, recipe in recipes.items():
-            seconds, peak, num_tokens = build(recipe, folder / f"memory-{times}")
-            print(f"{times:>3} x input: {num_tokens:>12,} tokens, {seconds:6.2f} s, peak {peak:,.0f} MiB")
+            for workers in ("1", "2"):
+                seconds, peak, num_tokens = build(recipe, folder / f"memory-{times}-{workers}", "--workers", workers)
+                print(f"{times:>3} x input, {workers} workers: {num_tokens:>12,} tokens, {seconds:.2f} s, peak {peak:,.0f} MiB")
 
 
 def learned(folder: Path) -> Path:

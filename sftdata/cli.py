@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sftdata import screen
+from sftdata import __version__, screen
 from sftdata.errors import RecipeError, SftdataError, StorageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -49,7 +49,7 @@ def _exit_code(error: Exception) -> int:
 
 
 @click.group(cls=_Commands, context_settings=SETTINGS)
-@click.version_option(package_name="sftdata")
+@click.version_option(__version__)
 def main() -> None:
     """Turn raw files into training data that can be trusted, and train on it."""
 
@@ -170,12 +170,15 @@ def build(
 @out_option
 @click.option("--set", "overrides", multiple=True, metavar="A=B", help="Override a key of the recipe's train section.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Take the train section from this recipe.")
+@code_option
 @json_option
-def train(shards: Path, out: Path | None, overrides: Sequence[str], recipe: Path | None, as_json: bool) -> None:
+def train(
+    shards: Path, out: Path | None, overrides: Sequence[str], recipe: Path | None, allow_code: bool, as_json: bool
+) -> None:
     """Train a model on shards: model, curves, samples."""
     from sftdata.training import train as run
 
-    result = run(shards, out=out, recipe=recipe, overrides=overrides, report=screen.note)
+    result = run(shards, out=out, recipe=recipe, overrides=overrides, allow_code=allow_code, report=screen.note)
     if as_json:
         screen.show_json(
             {
@@ -268,6 +271,8 @@ def generate(model: Path, prompt: str, chat: bool | None, as_json: bool, **sampl
 
     text = run(model, prompt, chat=chat, **sampling)
     screen.show_json({"prompt": prompt, "text": text}) if as_json else click.echo(text)
+    if not text:
+        screen.note("the model ended its answer at once")
 
 
 @main.command()

@@ -90,7 +90,6 @@ QUARANTINE_REASONS = {
     "csv_fields": "a row whose number of fields is not the header's",
     "csv_quote": "a quote that is never closed, or text after a closing quote",
     "encoding": "bytes that are not text in the declared or detected encoding",
-    "environment": "the row killed or hung a worker twice; the build is then not reproducible",
     "field_missing": "a field that the format names is not in the record",
     "field_type": "a field is not of the type that the format needs",
     "html_limits": "a page over the limits on size, depth or attributes",
@@ -110,7 +109,6 @@ QUARANTINE_REASONS = {
     "sql_truncated": "the dump ends inside a statement",
     "template_raised": "the chat template refused the dialogue",
     "too_large": "a record over the limit on bytes",
-    "control_token": "content holds a control token and control_tokens is error",
 }
 """Reason codes of the quarantine: stable, documented, extended only."""
 

@@ -211,9 +211,8 @@ def _record(part: _Part, rows: _Rows, row: int, found: Sequence[Found], kind: st
         cure = "tokenize.control_tokens: escape keeps it as text"
         raise DataError(f"{source} {row_id}: the content of turn {found[0].turn} holds {what} {evidence}; {cure}")
     action, reason = ("drop", kind) if policy == "drop" else ("flag", f"{kind}_escaped")
-    if policy == "drop":
-        part.counts["dropped"] += 1
-        part.counts[f"drop:control_tokens:{reason}"] += 1
+    part.counts["dropped"] += policy == "drop"
+    part.counts[f"{action}:control_tokens:{reason}"] += 1
     turn, token = found[0]
     before = around(rows.examples[row].turns[turn].content, token)
     part.ledger.append(Entry(source, row_id, turn, "tokenize", "control_tokens", "", action, reason, evidence, before))

@@ -20,15 +20,17 @@ def train(
     out: str | Path | None = None,
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
+    allow_code: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train a model on the shards of a build and publish it as a folder, `models/<name>` by default.
 
     The settings are the `train:` section of the recipe that was built, or of `recipe`; `overrides` are `key=value` texts inside
-    that section. `report` receives every line meant for the user. Raises RecipeError, DataError, DamagedError, TrainingError.
+    that section; `allow_code` lets `recipe` name steps from outside. `report` receives every line meant for the user. Raises
+    RecipeError, DataError, DamagedError, TrainingError.
     """
     opened = open_shards(shards)
-    section, seed = _section(opened, recipe)
+    section, seed = _section(opened, recipe, allow_code)
     value = {"train": section}
     places = Places(str(recipe or opened.folder / "recipe.yaml"), {})
     for override in overrides:
@@ -37,10 +39,10 @@ def train(
     return run(opened.folder, Path(out or Path("models") / opened.manifest["name"]), settings, report)
 
 
-def _section(shards: Shards, recipe: str | Path | None) -> tuple[dict[str, Any], int]:
+def _section(shards: Shards, recipe: str | Path | None, allow_code: bool) -> tuple[dict[str, Any], int]:
     """Return the `train:` section and the seed of a recipe, or of the one that was built."""
     if recipe is not None:
-        loaded = load_recipe(recipe)
+        loaded = load_recipe(recipe, allow_code=allow_code)
         return dict(loaded.recipe.train), loaded.recipe.seed
     built = strict_yaml.load(shards.folder / "recipe.yaml").value
     if not isinstance(built, dict):

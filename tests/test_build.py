@@ -122,9 +122,10 @@ def test_first_token_of_every_segment_is_untrained_and_rows_are_not_padded(bundl
 def test_planted_defects_end_as_their_list_says(bundled: Path) -> None:
     outcomes = {
         "dialogue.jsonl#29": "dropped", "dialogue.jsonl#156": "dropped", "dialogue.jsonl#64": "dropped",
-        "faq.csv#60": "dropped",        "story-06.html#0": "dropped", "chats.sql#chats/7": "dropped", "dialogue.jsonl#72": "quarantined",
-        "dialogue.jsonl#205": "quarantined", "dialogue.jsonl#279": "quarantined", "story-07.html#0": "quarantined",
-        "faq.csv#20": "quarantined", "faq.csv#44": "quarantined", "chats.sql#chats/28": "quarantined",
+        "faq.csv#60": "dropped", "story-06.html#0": "dropped", "chats.sql#chats/7": "dropped",
+        "dialogue.jsonl#72": "quarantined", "dialogue.jsonl#205": "quarantined", "dialogue.jsonl#279": "quarantined",
+        "story-07.html#0": "quarantined", "faq.csv#20": "quarantined", "faq.csv#44": "quarantined",
+        "chats.sql#chats/28": "quarantined",
     }  # fmt: skip
     for row_id, outcome in outcomes.items():
         [life] = sftdata.why(bundled, row_id)

@@ -25,7 +25,7 @@ COMMANDS = {
     "preview": ["--allow-code", "--help", "--json", "--rows", "--set"],
     "report": ["--help", "--json", "--out"],
     "schema": ["--help"],
-    "train": ["--help", "--json", "--out", "--recipe", "--set"],
+    "train": ["--allow-code", "--help", "--json", "--out", "--recipe", "--set"],
     "verify": ["--help", "--json"],
     "why": ["--help", "--json"],
 }

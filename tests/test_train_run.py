@@ -74,7 +74,7 @@ def test_steps_are_announced_before_the_first(lines: list[str], trained: TrainRe
     announced = next(place for place, line in enumerate(lines) if "40 = 8.00 epochs of 5" in line)
     assert announced < next(place for place, line in enumerate(lines) if line.startswith("step "))
     assert trained.steps == 40
-    assert any("20 rows, 420 tokens, 360 of them supervised" in line for line in lines)
+    assert any("20 rows, 420 tokens, 360 of them trained" in line for line in lines)
     assert any("parameters" in line and "of them trained" in line for line in lines)
 
 
@@ -185,7 +185,7 @@ def test_without_validation_the_curve_has_none(tmp_path: Path) -> None:
     reported: list[str] = []
     result = run(build, tmp_path / "model", tiny_settings(max_steps=2), reported.append)
     assert [point["validation_loss"] for point in curve(result)] == [None, None, None]
-    assert result.validation_loss is None and any(line.startswith("no validation split") for line in reported)
+    assert result.validation_loss is None and any(line.startswith("no row fell into the validation split") for line in reported)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ class Phase:
             self.folder / "documents",
             {
                 "path": str(data), "file": data.name, "source": "talk", "clean": self.clean, "format": self.format,
-                "allow_code": True, "ingest": ("jsonl", {}), "limit": None,
+                "allow_code": True, "ingest": ("jsonl", {}), "piece": None, "limit": None,
             },
         )  # fmt: skip
         assert prepared["counts"].get("records", 0) == len(records)

@@ -84,8 +84,10 @@ def prepare(shards_folder: Path, settings: TrainSettings, report: Report) -> Job
         raise TrainingError(f"{shards.folder}: no token of the train split is trained (all labels are -100)")
     tokenizer = load_tokenizer(shards.tokenizer_folder)
     validation = shards.splits.get("validation")
-    if validation is not None and survey(validation).num_trained_tokens == 0:
+    if validation is None:
         report("no validation split: the curve shows the training loss alone (split: {validation: 0.05} makes one)")
+    elif survey(validation).num_trained_tokens == 0:
+        report("no row fell into the validation split: the curve shows the training loss alone (a larger share makes one)")
         validation = None
     for line in announcement(facts, plan, settings):
         report(line)
@@ -105,7 +107,7 @@ def open_verified(folder: Path) -> Shards:
 def announcement(facts: SplitFacts, plan: RunPlan, settings: TrainSettings) -> list[str]:
     """Return what is said before the first step: rows, tokens, exact steps."""
     lines = [
-        f"train: {facts.num_rows:,} rows, {facts.num_tokens:,} tokens, {facts.num_trained_tokens:,} of them supervised",
+        f"train: {facts.num_rows:,} rows, {facts.num_tokens:,} tokens, {facts.num_trained_tokens:,} of them trained",
         f"steps: {plan.num_steps:,} = {plan.num_epochs:.2f} epochs of {plan.steps_per_epoch:,}; "
         f"a step is {settings.micro_batch_size} rows x {settings.gradient_accumulation_steps}",
     ]

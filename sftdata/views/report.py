@@ -86,7 +86,13 @@ def _reasons(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if count and name.partition(":")[0] == action
         ]
         for count, stage, reason in sorted(found, key=lambda row: (-row[0], row[1:])):
-            yield {"action": action, "stage": stage, "reason": reason.replace(":", ": "), "count": count}
+            yield {"action": action, "stage": stage, "reason": ": ".join(_parts(reason)), "count": count}
+
+
+def _parts(reason: str) -> list[str]:
+    """Return (step, reason) of a count's name; the step's own name may be `module:function`."""
+    step, _, reason = reason.rpartition(":")
+    return [step, reason] if step else [reason]
 
 
 def _sources(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
