@@ -22,7 +22,7 @@ from sftdata.scanning import Part, check_unchanged, describe_files, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
 from sftdata.tables import read_batches
-from sftdata.tasks import prepare_task
+from sftdata.tasks import StepOrigin, prepare_task
 from sftdata.work import Task, fingerprint, remove_leftovers
 
 DOCUMENTS = "documents"
@@ -91,9 +91,7 @@ def _read(parts: Sequence[Part], work: Path, workers: int | None, allow_code: bo
         raise RecipeError(f"workers: {workers}; give at least 1")
     executor = choose_executor(workers, parts)
     try:
-        planned = [
-            prepare_task(part, work, limit=None, cleaners=(), formatter=None, allow_code=allow_code) for part in parts
-        ]
+        planned = [prepare_task(part, work, StepOrigin(Path(), allow_code)) for part in parts]
         return [item.task for item in planned], TaskRunner(perform, executor).map(planned)
     finally:
         executor.close()

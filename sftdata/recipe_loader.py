@@ -176,7 +176,7 @@ def _check_step(loaded: Loaded, places: Places, kind: str, spec: StepSpec, place
         step = registry.find_step(kind, spec.name, allow_code=loaded.allow_code)
         spec.options.update(registry.check_options(step, spec.options))
         if step.assets is not None:
-            step.assets(**spec.options)
+            step.assets(**registry.locate_options(step, spec.options, loaded.folder))
     except RecipeError as error:
         raise places.error((*place, spec.name), str(error).removeprefix(f"{spec.name}: ")) from error
 

@@ -12,9 +12,10 @@ import inspect
 import pkgutil
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from sftdata.errors import RecipeError, suggest
@@ -41,6 +42,8 @@ class Step:
     """Ingestors: from a file and the options to the `sources.Piece`s in which several workers can read it; none: in one go."""
     assets: Callable[..., tuple[str, ...]] | None = None
     """From the options to the paths of files that the step reads (rule packs): part of its fingerprint."""
+    path_options: tuple[str, ...] = ()
+    """Options that are a path or a list of paths: in a recipe they are relative to it."""
 
     @property
     def module(self) -> str:
@@ -95,6 +98,7 @@ def cleaner(
     batched: bool = ...,
     libraries: tuple[str, ...] = ...,
     assets: Callable[..., tuple[str, ...]] | None = ...,
+    path_options: tuple[str, ...] = ...,
 ) -> Callable[[F], F]: ...
 def cleaner(
     function: F | None = None,
@@ -102,6 +106,7 @@ def cleaner(
     batched: bool = False,
     libraries: tuple[str, ...] = (),
     assets: Callable[..., tuple[str, ...]] | None = None,
+    path_options: tuple[str, ...] = (),
 ) -> F | Callable[[F], F]:
     """Register a cleaner: `f(text: str, *, options) -> str | None | Drop | Edit | Mark`.
 
@@ -110,7 +115,8 @@ def cleaner(
     """
 
     def decorate(step: F) -> F:
-        _register(Step("cleaner", _name_of(step), step, batched=batched, libraries=libraries, assets=assets))
+        found = Step("cleaner", _name_of(step), step, batched=batched, libraries=libraries)
+        _register(replace(found, assets=assets, path_options=path_options))
         return step
 
     return decorate if function is None else decorate(function)
@@ -221,6 +227,16 @@ def _checked(step: Step, name: str, kind: Any, value: Any) -> Any:
         where = ".".join(str(part) for part in (name, *first["loc"]))
         message = f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {reprlib.repr(first['input'])}"
         raise RecipeError(f"option {where!r} of {step.kind} {step.name!r}: {message}") from error
+
+
+def locate_options(step: Step, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a step's options with those that are paths, relative to `folder`, as paths of this machine."""
+    located = dict(options)
+    for name in step.path_options:
+        if name in located:
+            value = located[name]
+            located[name] = [str(folder / path) for path in value] if isinstance(value, list) else str(folder / value)
+    return located
 
 
 def option_fields(step: Step) -> dict[str, tuple[Any, Any]]:

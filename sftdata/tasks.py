@@ -7,6 +7,7 @@ it reaches and the versions of the libraries that it names. Paths of this machin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +42,41 @@ class Prepared(NamedTuple):
     summary: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class StepOrigin:
+    """What finds a recipe's steps: the folder that their paths are relative to, and whether outside code may run."""
+
+    folder: Path
+    allow_code: bool = False
+
+    def named(self, kind: str, spec: StepSpec) -> tuple[str, dict[str, Any]]:
+        """Return a step as a task takes it: its name, and its options with paths of this machine."""
+        return spec.name, registry.locate_options(self._find(kind, spec), spec.options, self.folder)
+
+    def identity(self, kind: str, spec: StepSpec) -> dict[str, Any]:
+        """Return all that a step's output depends on, its input aside."""
+        step = self._find(kind, spec)
+        assets = step.assets(**self.named(kind, spec)[1]) if step.assets is not None else ()
+        return {
+            "name": spec.name,
+            "options": spec.options,
+            "code": code_fingerprint(step.module),
+            "libraries": {library: library_version(library) for library in step.libraries},
+            "assets": [storage.file_digest(Path(path)) for path in assets],
+        }
+
+    def _find(self, kind: str, spec: StepSpec) -> registry.Step:
+        return registry.find_step(kind, spec.name, allow_code=self.allow_code)
+
+
 def prepare_task(
     part: Part,
     work_folder: Path,
+    origin: StepOrigin,
     *,
-    limit: int | None,
-    cleaners: Sequence[StepSpec],
-    formatter: StepSpec | None,
-    allow_code: bool,
+    limit: int | None = None,
+    cleaners: Sequence[StepSpec] = (),
+    formatter: StepSpec | None = None,
 ) -> Planned:
     """Read one input part and clean its records; without a formatter, which says where texts are, it is only read."""
     source = part.source
@@ -57,41 +85,28 @@ def prepare_task(
         "path": str(part.file.path),
         "file": part.file.name,
         "piece": part.file.piece,
-        "ingest": _named(source.ingest),
-        "clean": [_named(step) for step in cleaners],
-        "format": _named(formatter) if formatter else None,
+        "ingest": origin.named("ingestor", source.ingest),
+        "clean": [origin.named("cleaner", step) for step in cleaners],
+        "format": origin.named("formatter", formatter) if formatter else None,
         "limit": limit,
-        "allow_code": allow_code,
+        "allow_code": origin.allow_code,
     }
     depends_on = {
         "bytes": part.digest,
         "file name": part.file.name,
         "place in the file": part.file.piece[2:] if part.file.piece else None,
         "source name": source.name,
-        "ingest": _step_identity("ingestor", source.ingest, allow_code),
+        "ingest": origin.identity("ingestor", source.ingest),
         **{
-            f"clean {number} {step.name}": _step_identity("cleaner", step, allow_code)
+            f"clean {number} {step.name}": origin.identity("cleaner", step)
             for number, step in enumerate(cleaners, 1)
         },
-        "format": _step_identity("formatter", formatter, allow_code) if formatter else None,
+        "format": origin.identity("formatter", formatter) if formatter else None,
         "limit": limit,
         "code of prepare": code_fingerprint("sftdata.preparing"),
     }
     place = f" from record {part.file.piece.first_record:,}" if part.file.piece else ""
     return _planned(work_folder, "prepare", f"{source.name} {part.file.name}{place}", spec, depends_on)
-
-
-def _step_identity(kind: str, spec: StepSpec, allow_code: bool) -> dict[str, Any]:
-    """Return all that a step's output depends on, its input aside."""
-    step = registry.find_step(kind, spec.name, allow_code=allow_code)
-    assets = step.assets(**spec.options) if step.assets is not None else ()
-    return {
-        "name": spec.name,
-        "options": spec.options,
-        "code": code_fingerprint(step.module),
-        "libraries": {library: library_version(library) for library in step.libraries},
-        "assets": [storage.file_digest(Path(path)) for path in assets],
-    }
 
 
 def _planned(work_folder: Path, stage: str, name: str, spec: Specification, depends_on: dict[str, Any]) -> Planned:
@@ -105,6 +120,7 @@ class TaskMaker:
         self.loaded = loaded
         self.recipe = loaded.recipe
         self.work_folder = work_folder
+        self.origin = StepOrigin(loaded.folder, loaded.allow_code)
 
     def prepare(self, part: Part, limit: int | None) -> Planned:
         """Read and clean one input part: the source's own cleaners, then the recipe's."""
@@ -112,10 +128,10 @@ class TaskMaker:
         return prepare_task(
             part,
             self.work_folder,
+            self.origin,
             limit=limit,
             cleaners=cleaners,
             formatter=part.source.format,
-            allow_code=self.loaded.allow_code,
         )
 
     def resolve(self, prepared: Sequence[Prepared]) -> Planned:
@@ -157,7 +173,7 @@ class TaskMaker:
         return _planned(self.work_folder, "tokenizer", "tokenizer", spec, depends_on)
 
     def _learned_from(self, item: Prepared) -> dict[str, Any]:
-        form = _named(item.part.source.format)
+        form = self.origin.named("formatter", item.part.source.format)
         return {"documents": str(item.task.entry), "format": form, "allow_code": self.loaded.allow_code}
 
     def _template(self) -> str:
@@ -183,7 +199,7 @@ class TaskMaker:
             "part": number,
             "tokenizer": str(tokenizer.entry),
             "template": self._template(),
-            "format": _named(source.format),
+            "format": self.origin.named("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
             "allow_code": self.loaded.allow_code,
@@ -193,7 +209,7 @@ class TaskMaker:
             "rows that stay": kept,
             "tokenizer": folder_digest(tokenizer.entry),
             "template": self._template_identity(),
-            "format": _step_identity("formatter", source.format, self.loaded.allow_code),
+            "format": self.origin.identity("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
             "code of tokenize": code_fingerprint("sftdata.tokenizing"),
@@ -260,10 +276,6 @@ def category_of(source: Source) -> str:
 def _category_number(category: str) -> int:
     """Return a number that depends on the category's name alone, so that another category moves none of its rows."""
     return int(np.uint32(xxhash.xxh32_intdigest(category.encode("utf-8"))).view(np.int32))
-
-
-def _named(step: StepSpec) -> tuple[str, dict[str, Any]]:
-    return step.name, step.options
 
 
 def _tokenizer_digests(path: Path) -> dict[str, str]:

@@ -286,3 +286,19 @@ def test_input_that_changes_while_it_is_read_stops_the_build(tmp_path: Path, mon
 def test_numbers_below_one_are_refused(tmp_path: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(RecipeError, match="at least 1"):
         sftdata.build(write_small_recipe(tmp_path), out=tmp_path / "out", **arguments)
+
+
+def test_rule_packs_of_a_recipe_are_relative_to_it_and_part_of_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_small_recipe(tmp_path / "recipes")
+    pack = tmp_path / "recipes" / "own.yaml"
+    rule = "{id: own.rain, category: refusal, source: own, literal: [窗外有雨], action: drop_sample, must_fire: [窗外有雨], must_not_fire: [晴]}"
+    pack.write_text(f"id: own\nversion: 1\nlanguage: zh\nrules:\n  - {rule}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    change = "sources.talk.clean=[{slop: {extra_packs: [own.yaml]}}]"
+    result = sftdata.build(recipe, out="out", overrides=[change, "limits.max_drop=1.0"])
+    assert result.manifest["counts"]["prepare"]["drop:slop:refusal"] == 41
+    pack.write_text(pack.read_text(encoding="utf-8").replace("own.rain", "own.wet"), encoding="utf-8")
+    plan = plan_build(recipe, out="out", overrides=[change, "limits.max_drop=1.0"])
+    assert {(task.action, task.why) for task in plan if task.name.startswith("talk ")} == {("run", "changed: clean 1 slop")}

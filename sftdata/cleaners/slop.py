@@ -43,7 +43,7 @@ def _rule_packs(
     return tuple(map(str, files))
 
 
-@cleaner(batched=True, libraries=("ahocorasick-rs", "numpy"), assets=_rule_packs)
+@cleaner(batched=True, libraries=("ahocorasick-rs", "numpy"), assets=_rule_packs, path_options=("extra_packs",))
 def slop(
     spans: pa.Table,
     *,
