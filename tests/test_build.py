@@ -293,8 +293,12 @@ def test_rule_packs_of_a_recipe_are_relative_to_it_and_part_of_the_result(
 ) -> None:
     recipe = write_small_recipe(tmp_path / "recipes")
     pack = tmp_path / "recipes" / "own.yaml"
-    rule = "{id: own.rain, category: refusal, source: own, literal: [窗外有雨], action: drop_sample, must_fire: [窗外有雨], must_not_fire: [晴]}"
-    pack.write_text(f"id: own\nversion: 1\nlanguage: zh\nrules:\n  - {rule}\n", encoding="utf-8")
+    rule = {
+        "id": "own.rain", "category": "refusal", "source": "own", "literal": ["窗外有雨"], "action": "drop_sample",
+        "must_fire": ["窗外有雨"], "must_not_fire": ["晴"],
+    }  # fmt: skip
+    rules = json.dumps([rule], ensure_ascii=False)
+    pack.write_text(f"id: own\nversion: 1\nlanguage: zh\nrules: {rules}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     change = "sources.talk.clean=[{slop: {extra_packs: [own.yaml]}}]"
     result = sftdata.build(recipe, out="out", overrides=[change, "limits.max_drop=1.0"])
