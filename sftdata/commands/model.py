@@ -1,0 +1,58 @@
+"""The commands that make and use a model: `train` and `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sftdata import screen
+from sftdata.commands.options import code_option, json_option, out_option
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+@out_option
+@click.option("--set", "overrides", multiple=True, metavar="A=B", help="Override a key of the recipe's train section.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Take the train section from this recipe.")
+@code_option
+@json_option
+def train(
+    shards: Path, out: Path | None, overrides: Sequence[str], recipe: Path | None, allow_code: bool, as_json: bool
+) -> None:
+    """Train a model on shards: model, curves, samples."""
+    from sftdata.training import train as run
+
+    result = run(shards, out=out, recipe=recipe, overrides=overrides, allow_code=allow_code, report=screen.note)
+    if as_json:
+        screen.show_json(
+            {
+                "folder": str(result.out),
+                "steps": result.steps,
+                "train_loss": result.train_loss,
+                "initial_validation_loss": result.initial_validation_loss,
+                "validation_loss": result.validation_loss,
+            }
+        )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, help="What to answer or continue.")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Tokens to write at most.")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, default=40, show_default=True, help="Choose among so many tokens; 0: all.")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="Choose among the tokens of this probability.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the choice.")
+@click.option("--chat/--no-chat", default=None, help="Use the chat template; by default where there is one.")
+@json_option
+def generate(model: Path, prompt: str, chat: bool | None, as_json: bool, **sampling: Any) -> None:
+    """Let a trained model answer or continue a text."""
+    from sftdata.trainer import generate as run
+
+    text = run(model, prompt, chat=chat, **sampling)
+    screen.show_json({"prompt": prompt, "text": text}) if as_json else click.echo(text)
+    if not text:
+        screen.note("the model ended its answer at once")
