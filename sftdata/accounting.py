@@ -85,6 +85,7 @@ def check_conservation(counts: dict[str, Any]) -> None:
         ("rows from resolve to tokenize", counts["resolve"]["kept"], counts["tokenize"].get("rows", 0)),
         ("rows from tokenize to plan", counts["tokenize"]["kept"], counts["plan"].get("rows", 0)),
         ("tokens from tokenize to plan", counts["tokenize"].get("tokens", 0), counts["plan"].get("tokens", 0)),
+        ("tokens in plan", counts["plan"].get("tokens", 0), _tokens_out(counts["plan"])),
         ("tokens from plan to the shards", counts["plan"]["kept_tokens"], sum(split["tokens"] for split in gathered)),
         ("rows in prepare", counts["prepare"].get("records", 0), _out(counts["prepare"])),
         ("rows in resolve", counts["resolve"].get("rows", 0), _out(counts["resolve"])),
@@ -94,6 +95,11 @@ def check_conservation(counts: dict[str, Any]) -> None:
     for what, before, after in equal:
         if before != after:
             raise ConservationError(f"{what}: {before:,} in, {after:,} out; nothing is published, please report this")
+
+
+def _tokens_out(counts: Counts) -> int:
+    dropped = sum(count for name, count in counts.items() if name.startswith("drop_tokens:"))
+    return counts["kept_tokens"] + counts["cut_tokens"] + dropped
 
 
 def _out(counts: Counts) -> int:

@@ -18,6 +18,7 @@ from sftdata.tables import TableWriter, read_batches, stream_writer
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 
 class _Segments(NamedTuple):
@@ -28,6 +29,8 @@ class _Segments(NamedTuple):
     item: Int32
     start: Int32
     length: Int32
+    joined: Bool
+    """The run goes on with the document of the one before."""
 
     def take(self, chosen: slice | Int64) -> _Segments:
         """Return some of the segments."""
@@ -119,10 +122,10 @@ def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
     for batch in read_batches(path):
         span = slice(*np.searchsorted(batch.column("row").to_numpy(), (first_row, first_row + num_rows)))
         for column, name in zip(columns, _Segments._fields, strict=True):
-            column.append(batch.column(name).to_numpy()[span])
+            column.append(batch.column(name).to_numpy(zero_copy_only=False)[span])
     if not columns[0]:
         none = np.zeros(0, dtype=np.int32)
-        return _Segments(none.astype(np.int64), none, none, none, none)
+        return _Segments(none.astype(np.int64), none, none, none, none, none > 0)
     return _Segments(*(np.concatenate(column) for column in columns))
 
 
@@ -146,7 +149,8 @@ def _fill(
         mine = np.flatnonzero(number == batch)
         chosen = segments._replace(item=item).take(mine)
         _copy(sources.opened[batch], chosen, target[mine], (ids, trained, weights))
-    trained[target] = False
+    begins = ~segments.joined
+    trained[target[begins]] = False
     labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
     weights[~trained[: len(weights)]] = 1.0
     local = segments.row - rows.start
@@ -155,15 +159,21 @@ def _fill(
         "input_ids": (ids, row_tokens),
         "labels": (labels, row_tokens),
         "attention_mask": (np.ones(num_tokens if "attention_mask" in columns else 0, dtype=np.int8), row_tokens),
-        "seq_lengths": (segments.length, np.bincount(local, minlength=num_rows)),
+        "seq_lengths": (_document_lengths(segments), np.bincount(local[begins], minlength=num_rows)),
         "loss_weights": (weights, row_tokens),
     }
     counts["rows"] += num_rows
-    counts["segments"] += len(segments.row)
+    counts["segments"] += int(np.count_nonzero(begins))
     counts["tokens"] += num_tokens
     counts["trained_tokens"] += int(np.count_nonzero(trained))
     arrays = [list_column(*values[name], COLUMN_TYPES[name].value_type) for name in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([(name, COLUMN_TYPES[name]) for name in columns]))
+
+
+def _document_lengths(segments: _Segments) -> Int32:
+    """Return the number of tokens of every document, those that were cut out of it aside."""
+    begins = np.flatnonzero(~segments.joined)
+    return np.add.reduceat(segments.length, begins) if len(begins) else segments.length
 
 
 def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> None:
@@ -212,6 +222,8 @@ def _write_lineage(
 ) -> None:
     if not len(segments.row):
         return
+    lengths, begins = _document_lengths(segments), ~segments.joined
+    segments, located = segments.take(np.flatnonzero(begins)), (located[0][begins], located[1][begins])
     change = np.append(True, segments.row[1:] != segments.row[:-1])
     number = np.arange(len(segments.row)) - np.maximum.accumulate(np.where(change, np.arange(len(change)), 0))
     batch_number, item = located
@@ -230,7 +242,7 @@ def _write_lineage(
             names["source"].combine_chunks(),
             names["id"].combine_chunks(),
             pa.array(segments.start),
-            pa.array(segments.length),
+            pa.array(lengths),
             pa.array(zero),
         ]
     )

@@ -65,11 +65,18 @@ def num_straddling(encoded: Encoded, spans: ByteSpans) -> int:
     return int(np.count_nonzero(over_start)) + int(np.count_nonzero(over_end))
 
 
-def joined_runs(runs: TokenRuns, num_rows: int) -> tuple[Int32, Int64]:
-    """Return the runs that are not empty, those that touch made one.
+def flat_pairs(runs: TokenRuns, num_rows: int) -> tuple[Int32, Int64]:
+    """Return the runs that are not empty.
 
     Flat pairs (first token in the row, length), and the number of values of each row.
     """
+    filled = runs.length > 0
+    pairs = np.stack([runs.first[filled], runs.length[filled]], axis=1)
+    return pairs.ravel().astype(np.int32), 2 * np.bincount(runs.row[filled], minlength=num_rows)
+
+
+def joined_pairs(runs: TokenRuns, num_rows: int) -> tuple[Int32, Int64]:
+    """Return the runs as `flat_pairs` does, those that touch made one."""
     filled = runs.length > 0
     row, first, length = runs.row[filled], runs.first[filled], runs.length[filled]
     begins = np.ones(len(row), dtype=bool)

@@ -104,7 +104,7 @@ class Tokenize(Section):
     train_on_eos: bool = True
     control_tokens: Literal["escape", "drop", "error", "allow"] = "escape"
     control_tokens_allowed: dict[Role, list[str]] | None = None
-    excess_length: Literal["drop", "error"] = "drop"
+    excess_length: Literal["drop", "truncate_end", "truncate_start", "whole_turns", "split", "error"] = "drop"
 
 
 class Split(Section):

@@ -50,6 +50,8 @@ TOKENIZED = pa.schema(
         ("weight_starts", pa.list_(pa.int32())),  # flat pairs (start, length) of tokens whose weight is not 1
         ("weight_values", pa.list_(pa.float32())),  # one value a pair
         ("turn_ends", pa.list_(pa.int32())),  # index after the last token of each turn
+        ("content_runs", pa.list_(pa.int32())),  # flat pairs (start, length) of tokens that came from the record
+        ("chat", pa.bool_()),  # False: plain text, without a template
         ("num_trained", pa.int32()),
         ("digest", pa.binary(16)),  # the row's content digest: the seeded orders hash it
     ]

@@ -233,11 +233,13 @@ def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArr
     """Append the kept rows of a batch to TOKENIZED."""
     documents, examples, rendered, batch, encoded = rows
     num_rows = len(examples)
-    run_pairs, num_run_values = masking.joined_runs(trained, num_rows)
+    run_pairs, num_run_values = masking.joined_pairs(trained, num_rows)
     num_trained = np.bincount(trained.row, weights=np.maximum(trained.length, 0), minlength=num_rows).astype(np.int32)
     ends = rendered.turn_ends
     turn_ends = masking.num_tokens_before(encoded, batch, ends.row, ends.ends)
     num_turns = np.bincount(ends.row, minlength=num_rows)
+    content = masking.tokens_inside(encoded, masking.to_bytes(batch, rendered.content))
+    content_pairs, num_content_values = masking.flat_pairs(content, num_rows)
     weight_pairs, weight_values, num_weights = _weights(rows)
     columns = [
         list_column(encoded.ids, np.diff(encoded.row_offsets), pa.int32()),
@@ -245,6 +247,8 @@ def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArr
         list_column(weight_pairs, 2 * num_weights, pa.int32()),
         list_column(weight_values, num_weights, pa.float32()),
         list_column(turn_ends, num_turns, pa.int32()),
+        list_column(content_pairs, num_content_values, pa.int32()),
+        pa.array([example.chat for example in examples], pa.bool_()),
         pa.array(num_trained),
     ]
     if not kept.all():

@@ -67,7 +67,7 @@ def test_runs_are_the_tokens_wholly_inside_a_span(drawn: tuple[Batch, Encoded, l
     tokens = list(zip(encoded.starts.tolist(), encoded.ends.tolist(), strict=True))
     expected = [any(low <= start and end <= high for low, high in intervals) for start, end in tokens]
     runs = masking.tokens_inside(encoded, masking.to_bytes(batch, char_spans(spans)))
-    pairs, num_values = masking.joined_runs(runs, len(batch.texts))
+    pairs, num_values = masking.joined_pairs(runs, len(batch.texts))
     first = np.repeat(encoded.row_offsets[:-1], num_values // 2)
     found = np.zeros(len(tokens), dtype=bool)
     for begin, length in zip(pairs[0::2] + first, pairs[1::2], strict=True):
@@ -113,6 +113,6 @@ def test_a_span_ends_with_a_text_only_where_it_holds_all_of_it() -> None:
 
 def test_runs_that_touch_are_joined_only_within_a_row() -> None:
     runs = masking.TokenRuns(np.array([0, 0, 1, 1, 1]), np.array([1, 3, 0, 2, 5]), np.array([2, 1, 1, 0, -1]))
-    pairs, num_values = masking.joined_runs(runs, 3)
+    pairs, num_values = masking.joined_pairs(runs, 3)
     assert pairs.tolist() == [1, 3, 0, 1]
     assert num_values.tolist() == [2, 2, 0]
