@@ -81,10 +81,13 @@ class Samples(NamedTuple):
 def accept(rows: Rows, spec: dict[str, Any], ledger: TableWriter, counts: Counter[str]) -> Samples:
     """Return what is trained on; what is dropped and cut goes into the ledger with the reason.
 
-    `spec` as in `planning.plan`. Raises DataError where `excess_length` is error and a row is too long.
+    `spec` as in `planning.plan`. Under `compat` the published script has accepted and shortened the rows.
+    Raises DataError where `excess_length` is error and a row is too long.
     """
     limit, mode = spec["tokenize"]["sequence_len"], spec["tokenize"]["excess_length"]
-    untrained = rows.trained == 0
+    if spec["tokenize"]["compat"]:
+        limit = None
+    untrained = (rows.trained == 0) & (not spec["tokenize"]["compat"])
     too_long = np.zeros(len(untrained), dtype=bool)
     if limit is not None and spec["pack"]["strategy"] != "packed":
         too_long = (rows.length > limit) & ~untrained

@@ -173,6 +173,7 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
         "reproducible": True,
         "seed": recipe.seed,
         "sequence_len": recipe.tokenize.sequence_len,
+        "compat": recipe.tokenize.compat,
         "splits": splits,
         "counts": built.counts,
         "sources": _sources(built),

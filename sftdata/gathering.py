@@ -95,7 +95,8 @@ def _list_values(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], In
 def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Write one shard and the lineage of its rows; return its counts.
 
-    `spec`: `work` (folder), `plan` (folder), `split`, `first_row`, `num_rows`, `columns`.
+    `spec`: `work` (folder), `plan` (folder), `split`, `first_row`, `num_rows`, `columns`, `trains_first` (whether the
+    first token of a document may be trained).
     """
     counts = {"rows": 0, "segments": 0, "tokens": 0, "trained_tokens": 0}
     with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
@@ -112,7 +113,7 @@ def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int])
         span = slice(*np.searchsorted(segments.row, (first_row, first_row + num_rows)))
         chosen = segments.take(span)
         located = sources.locate(chosen)
-        yield _fill(chosen, located, sources, range(first_row, first_row + num_rows), spec["columns"], counts)
+        yield _fill(chosen, located, sources, range(first_row, first_row + num_rows), spec, counts)
         _write_lineage(lineage, spec["split"], chosen, located, sources)
         progress.tick(num_rows)
 
@@ -134,10 +135,11 @@ def _fill(
     located: tuple[Int64, Int32],
     sources: _Sources,
     rows: range,
-    columns: list[str],
+    spec: dict[str, Any],
     counts: dict[str, int],
 ) -> pa.RecordBatch:
     """Return the record batch of some rows."""
+    columns = spec["columns"]
     num_rows = len(rows)
     num_tokens = int(segments.length.sum(dtype=np.int64))
     target = np.cumsum(segments.length, dtype=np.int64) - segments.length
@@ -150,7 +152,8 @@ def _fill(
         chosen = segments._replace(item=item).take(mine)
         _copy(sources.opened[batch], chosen, target[mine], (ids, trained, weights))
     begins = ~segments.joined
-    trained[target[begins]] = False
+    if not spec["trains_first"]:
+        trained[target[begins]] = False
     labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
     weights[~trained[: len(weights)]] = 1.0
     local = segments.row - rows.start

@@ -98,7 +98,9 @@ def _plan_split(
     order = chosen[mixed.order]
     lengths = samples.length[order]
     strategy = spec["pack"]["strategy"] if training else spec["pack"]["validation"] or spec["pack"]["strategy"]
-    length = spec["tokenize"]["sequence_len"] or int(lengths.max(initial=1))
+    length = spec["tokenize"]["sequence_len"] or 1
+    if strategy == "padding":  # a published script may keep rows that are longer
+        length = max(length, int(lengths.max(initial=1)))
     packed = packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=length, keys=mixed.keys)
     report = packing.report_packing(packed, lengths, mixed.bucket_ends, strategy=strategy, sequence_len=length)
     _write_plan(folder / plan_name(name), found, order, packed)

@@ -18,7 +18,7 @@ from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_F
 from sftdata.errors import ConservationError, DataError
 from sftdata.ledger import Entry
 from sftdata.record_json import canonical
-from sftdata.records import Bad, Example, InvalidRecord, Record
+from sftdata.records import Bad, Example, InvalidRecord, Record, Span, Turn
 from sftdata.schemas import DOCUMENT, KEYS, LEDGER, QUARANTINE, QUARANTINE_BYTES
 from sftdata.sources import InputFile, Piece
 from sftdata.tables import TableWriter, stream_writer
@@ -37,6 +37,8 @@ class _Part:
     file: InputFile
     steps: list[BoundStep]
     format: tuple[str, dict[str, Any]] | None
+    keep_all: bool
+    """Keep the records that the formatter cannot read, uncleaned."""
     allow_code: bool
     documents: TableWriter
     keys: TableWriter
@@ -62,6 +64,7 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             file=file,
             steps=bind(spec["clean"], allow_code=spec["allow_code"]),
             format=spec["format"],
+            keep_all=spec["keep_all"],
             allow_code=spec["allow_code"],
             documents=documents,
             keys=keys,
@@ -131,6 +134,10 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
         try:
             example = function(record.fields, **options)
         except InvalidRecord as error:
+            if part.keep_all:
+                kept.append(record)
+                examples.append(_unread(record))
+                continue
             place = f"record {record.key}: {error.detail}"
             _quarantine(part, record.key, name, error.reason, (place, canonical(record.fields).encode("utf-8", "replace")))
             continue
@@ -138,6 +145,11 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
         kept.append(record)
         examples.append(example)
     return kept, examples
+
+
+def _unread(record: Record) -> Example:
+    """Return an example that holds a record as one text, which no cleaner sees."""
+    return Example((Turn("record", (Span((), canonical(record.fields)),)),), False, "unread")
 
 
 def _quarantine(part: _Part, key: str, step: str, reason: str, found: tuple[str, bytes]) -> None:
@@ -178,16 +190,21 @@ def _write_documents(part: _Part, records: list[Record], spans: SpanTable, done:
     texts = [canonical(records[row].fields) for row in kept]
     marks = [orjson.dumps(done.marks[row]).decode() if row in done.marks else None for row in kept]
     part.documents.extend_columns([[part.source] * len(ids), ids, texts, marks])
-    part.keys.extend_columns(_digests(spans, kept))
+    part.keys.extend_columns(_digests(spans, dict(zip(kept, texts, strict=True))))
 
 
-def _digests(spans: SpanTable, kept: list[int]) -> list[list[Any]]:
-    """Return the KEYS columns of the kept rows: a digest of each row's (role, text) list, and one of each text."""
+def _digests(spans: SpanTable, kept: dict[int, str]) -> list[list[Any]]:
+    """Return the KEYS columns of the kept rows: a digest of each row's (role, text) list, and one of each text.
+
+    `kept` holds the JSON text of each row, which stands for a row without texts.
+    """
     pieces: dict[int, list[bytes]] = {row: [] for row in kept}
     for row, role, text in zip(spans.rows, spans.roles, spans.texts, strict=True):
         pieces[row] += (role.encode(), text.encode("utf-8", "surrogatepass"))
     digests, texts = [], []
-    for parts in pieces.values():
+    for row, parts in pieces.items():
+        if not parts:
+            parts = [b"record", kept[row].encode("utf-8", "surrogatepass")]
         lengths = b"".join([b"%d\x00" % len(part) for part in parts])
         digests.append(xxhash.xxh3_128_digest(b"".join((lengths, *parts))))
         texts.append([xxhash.xxh3_64_intdigest(part) for part in parts[1::2]])

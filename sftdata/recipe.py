@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from sftdata.compat import SCRIPTS
+
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 SOURCE_NAME = r"^\w[\w-]*$"
 """No dot, which separates the parts of `--set sources.NAME.path`."""
@@ -98,13 +100,28 @@ class Dedup(Section):
 class Tokenize(Section):
     """What is trained, and what happens to control tokens in content and to rows that are too long."""
 
-    sequence_len: int | None = Field(default=None, ge=2)
+    sequence_len: int | None = Field(default=None, ge=1)
     roles_to_train: list[Role] = ["assistant"]
     train_on_inputs: bool = False
     train_on_eos: bool = True
     control_tokens: Literal["escape", "drop", "error", "allow"] = "escape"
     control_tokens_allowed: dict[Role, list[str]] | None = None
     excess_length: Literal["drop", "truncate_end", "truncate_start", "whole_turns", "split", "error"] = "drop"
+    compat: Literal["colossal_pretrain", "colossal_sft", "atom_lora", "tinystories"] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Tokenize:
+        if self.compat is None:
+            if self.sequence_len == 1:
+                raise ValueError("sequence_len 1 leaves nothing to train; give at least 2")
+            return self
+        if self.sequence_len is None:
+            raise ValueError(f"compat {self.compat} needs sequence_len, at which it cuts")
+        if self.control_tokens != "allow" and "control_tokens" in self.model_fields_set:
+            raise ValueError(f"control_tokens {self.control_tokens} has no meaning under compat, which lets them act: allow")
+        for name in sorted(self.model_fields_set - {"compat", "sequence_len", "control_tokens"}):
+            raise ValueError(f"{name} has no meaning under compat {self.compat}, which decides it")
+        return self
 
 
 class Split(Section):
@@ -178,6 +195,12 @@ class Recipe(Section):
                 raise _at(("sources", len(names) - 1 - names[::-1].index(name), "name"), f"two sources are called {name!r}")
         if self.pack.strategy != "padding" and self.tokenize.sequence_len is None:
             raise _at(("pack", "strategy"), f"{self.pack.strategy} needs tokenize.sequence_len")
+        if self.tokenize.compat:
+            wanted = SCRIPTS[self.tokenize.compat].formatter
+            for number, source in enumerate(self.sources):
+                if source.format.name != wanted:
+                    message = f"tokenize.compat {self.tokenize.compat} reads the fields of the formatter {wanted}"
+                    raise _at(("sources", number, "format"), message)
         if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
             raise _at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
         return self

@@ -77,8 +77,12 @@ def prepare_task(
     limit: int | None = None,
     cleaners: Sequence[StepSpec] = (),
     formatter: StepSpec | None = None,
+    keep_all: bool = False,
 ) -> Planned:
-    """Read one input part and clean its records; without a formatter, which says where texts are, it is only read."""
+    """Read one input part and clean its records; without a formatter, which says where texts are, it is only read.
+
+    `keep_all` keeps the records that the formatter cannot read, uncleaned: who tokenizes them decides.
+    """
     source = part.source
     spec = {
         "source": source.name,
@@ -88,6 +92,7 @@ def prepare_task(
         "ingest": origin.named("ingestor", source.ingest),
         "clean": [origin.named("cleaner", step) for step in cleaners],
         "format": origin.named("formatter", formatter) if formatter else None,
+        "keep_all": keep_all,
         "limit": limit,
         "allow_code": origin.allow_code,
     }
@@ -102,6 +107,7 @@ def prepare_task(
             for number, step in enumerate(cleaners, 1)
         },
         "format": origin.identity("formatter", formatter) if formatter else None,
+        "keep all": keep_all,
         "limit": limit,
         "code of prepare": code_fingerprint("sftdata.preparing"),
     }
@@ -132,6 +138,7 @@ class TaskMaker:
             limit=limit,
             cleaners=cleaners,
             formatter=part.source.format,
+            keep_all=self.recipe.tokenize.compat is not None,
         )
 
     def resolve(self, prepared: Sequence[Prepared]) -> Planned:
@@ -191,7 +198,9 @@ class TaskMaker:
     def tokenize(self, number: int, item: Prepared, resolved: Task, kept: str, tokenizer: Task) -> Planned:
         """Tokenize the rows of part `number` that stay."""
         source = item.part.source
-        options = self.recipe.tokenize.model_dump(exclude={"sequence_len", "excess_length"})
+        compat = self.recipe.tokenize.compat
+        decided_later = {"excess_length"} if compat else {"sequence_len", "excess_length"}
+        options = self.recipe.tokenize.model_dump(exclude=decided_later)
         spec = {
             "source": source.name,
             "documents": str(item.task.entry),
@@ -223,7 +232,7 @@ class TaskMaker:
         bins = recipe.mix.num_bins if recipe.mix.strategy == "buckets" else None
         options = {
             "categories": [_category_number(category_of(item.part.source)) for item, _ in tokenized],
-            "tokenize": recipe.tokenize.model_dump(include={"sequence_len", "excess_length"}),
+            "tokenize": recipe.tokenize.model_dump(include={"sequence_len", "excess_length", "compat"}),
             "mix": {"strategy": recipe.mix.strategy, "bins": bins, "shuffle": recipe.mix.shuffle},
             "pack": recipe.pack.model_dump(),
             "shards": recipe.shards.model_dump(),
@@ -244,10 +253,11 @@ class TaskMaker:
         """Fill the shards of all splits, one task a shard."""
         planned = []
         columns = shard_columns(summary["splits"])
+        published = self.recipe.tokenize.compat is not None
         for split, found in summary["splits"].items():
             first = 0
             for number, num_rows in enumerate(found["shard_rows"]):
-                rows = {"split": split, "first_row": first, "num_rows": num_rows, "columns": columns}
+                rows = {"split": split, "first_row": first, "num_rows": num_rows, "columns": columns, "trains_first": published}
                 spec = {"work": str(self.work_folder), "plan": str(plan.entry), **rows}
                 depends_on = {
                     "plan": plan.fingerprint,

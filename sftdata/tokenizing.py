@@ -34,6 +34,7 @@ from sftdata.templates.jinja import TURN_ENDS
 from sftdata.templates.render import TrainScope
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, EnginesDiffer, concatenate, open_encoder
+from sftdata.tokenizing_compat import Writers, tokenize_as_published
 
 
 class _Rows(NamedTuple):
@@ -84,16 +85,27 @@ def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]
         stream_writer(folder / LEDGER_FILE, LEDGER) as ledger,
         stream_writer(folder / QUARANTINE_FILE, QUARANTINE) as quarantine,
     ):
+        if spec["tokenize"]["compat"]:
+            return _published(spec, Writers(tokenized, ledger, quarantine))
         part = _open_part(spec, engine, (tokenized, ledger, quarantine))
         keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
         with _collecting_seldom():
             for documents in read_documents(Path(spec["documents"]), keep):
                 _tokenize_batch(part, documents)
                 progress.tick(len(documents.numbers))
-    counts = part.counts
+    _check_conservation(spec, part.counts, tokenized)
+    return {"counts": dict(sorted(part.counts.items())), "engine": part.encoder.engine}
+
+
+def _published(spec: dict[str, Any], writers: Writers) -> dict[str, Any]:
+    counts = tokenize_as_published(spec, writers)
+    _check_conservation(spec, counts, writers.tokenized)
+    return {"counts": dict(sorted(counts.items())), "engine": "tokenizers"}
+
+
+def _check_conservation(spec: dict[str, Any], counts: Counter[str], tokenized: TableWriter) -> None:
     if counts["rows"] != counts["kept"] + counts["dropped"] + counts["quarantined"] or tokenized.num_rows != counts["kept"]:
         raise ConservationError(f"{spec['source']} part {spec['part']}: rows lost in tokenize; nothing is published")
-    return {"counts": dict(sorted(counts.items())), "engine": part.encoder.engine}
 
 
 @contextmanager
