@@ -77,12 +77,23 @@ def with_names(names: tuple[str, str, str], opening: str, system_end: str, space
     return oracle
 
 
+def atom(turns: Sequence[Turn]) -> Chunks:
+    chunks: Chunks = []
+    for one in turns:
+        if one.role == "user":
+            chunks += [("<s>Human: ", "."), (one.content, "c"), ("请回答用户问题: \n</s>", ".")]
+        else:
+            chunks += [("<s>Assistant:", "."), (one.content, "t"), ("</s>", "e")]
+    return chunks
+
+
 HUMAN = "A chat between a curious human and an artificial intelligence assistant. "
 HUMAN += "The assistant gives helpful, detailed, and polite answers to the human's questions.\n\n"
 USER = HUMAN.replace("human", "user").strip() + " "
 TASK = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 
 ORACLES: dict[str, Oracle] = {
+    "atom": atom,
     "chatml": chatml,
     "llama2": llama2,
     "human_assistant": with_names(("Human: <s>", "</s>", "Assistant: <s>"), HUMAN, "\n\n", ("", "")),
@@ -110,14 +121,20 @@ def by_transformers(name: str, turns: Sequence[Turn], *, prompt: bool = False) -
 
 
 def test_oracles_cover_every_built_in_template() -> None:
-    assert sorted(ORACLES) == built_in_names() == ["alpaca", "chatml", "human_assistant", "llama2", "vicuna"]
+    assert sorted(ORACLES) == built_in_names() == ["alpaca", "atom", "chatml", "human_assistant", "llama2", "vicuna"]
+
+
+def dialogues_for(name: str) -> st.SearchStrategy[list[Turn]]:
+    """Return dialogues that a template has places for."""
+    drawn = dialogues(alternate=name in ("llama2", "atom"))
+    return drawn.map(lambda turns: [one for one in turns if one.role != "system"]) if name == "atom" else drawn
 
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_segments_place_every_character_as_the_oracle_does(name: str, data: st.DataObject) -> None:
-    turns = data.draw(dialogues(alternate=name == "llama2"))
+    turns = data.draw(dialogues_for(name))
     rendered = template(name).render(turns, SCOPE)
     chunks = ORACLES[name](turns)
     assert (rendered.text, trained_mask(rendered)) == expected(chunks)
@@ -130,8 +147,8 @@ def test_segments_place_every_character_as_the_oracle_does(name: str, data: st.D
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_segments_equal_their_jinja_text(name: str, data: st.DataObject) -> None:
-    turns = data.draw(dialogues(alternate=name == "llama2"))
-    if name == "alpaca":
+    turns = data.draw(dialogues_for(name))
+    if name in ("alpaca", "atom"):
         asked = st.builds(lambda a, b: Turn("user", (Span(("i",), a), Span(("j",), b)), "\n"), contents, contents)
         turns = [data.draw(asked) if one.role == "user" and data.draw(st.booleans()) else one for one in turns]
     assert template(name).render(turns, SCOPE).text == by_transformers(name, turns)
@@ -154,6 +171,13 @@ def test_alpaca_has_a_text_for_an_instruction_with_an_input() -> None:
     assert "paired with an input" in rendered.text
     assert rendered.text.endswith("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3</s>")
     assert [rendered.text[low:high] for low, high, _ in rendered.content] == ["Add.", "1 2", "3"]
+
+
+def test_atom_writes_its_phrase_between_instruction_and_input() -> None:
+    asked = Turn("user", (Span(("instruction",), "Add."), Span(("input",), "1 2")), "\n")
+    rendered = template("atom").render([asked, turn("assistant", "3")], SCOPE)
+    assert rendered.text == "<s>Human: Add.请回答用户问题: 1 2\n</s><s>Assistant:3</s>"
+    assert [rendered.text[low:high] for low, high in rendered.trained] == ["3</s>"]
 
 
 def test_a_missing_bos_or_eos_token_is_the_templates_own() -> None:

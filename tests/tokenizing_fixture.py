@@ -40,6 +40,7 @@ OPTIONS: dict[str, Any] = {
     "train_on_eos": True,
     "control_tokens": "escape",
     "control_tokens_allowed": None,
+    "compat": None,
 }
 
 FRAGMENTS = (
@@ -211,7 +212,7 @@ class Phase:
             self.folder / "documents",
             {
                 "path": str(data), "file": data.name, "source": "talk", "clean": self.clean, "format": self.format,
-                "allow_code": True, "ingest": ("jsonl", {}), "piece": None, "limit": None,
+                "allow_code": True, "ingest": ("jsonl", {}), "piece": None, "limit": None, "keep_all": False,
             },
         )  # fmt: skip
         assert prepared["counts"].get("records", 0) == len(records)
@@ -260,7 +261,7 @@ def published(folder: Path, family: str, template: str) -> Path:
 
 CASES = [
     *((family, "chatml") for family in (*FAMILIES, "llama2")),
-    *(("sentencepiece", template) for template in ("llama2", "vicuna", "human_assistant", "alpaca")),
+    *(("sentencepiece", template) for template in ("llama2", "vicuna", "human_assistant", "alpaca", "atom")),
     ("llama2", "llama2"),
     ("byte_level_lowercase", "vicuna"),
     ("unigram", "alpaca"),

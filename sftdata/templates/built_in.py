@@ -15,6 +15,7 @@ A template is a YAML file beside this module:
         lead          what a model writes between the generation prompt and its answer
         strip         the content is written without outer whitespace
         input         goes between instruction and input: the two spans of a turn that joins them by a newline
+        without_input goes after the content of a turn that has no input
         after         what ends the turn: trained with it
         tail          the template's text after the turn: never trained with it
     jinja             the same template as Jinja text, saved with the tokenizer
@@ -53,6 +54,7 @@ _ROLE_KEYS: dict[str, type] = {
     "lead": str,
     "strip": bool,
     "input": str,
+    "without_input": str,
     "after": str,
     "tail": str,
 }
@@ -66,6 +68,7 @@ class Segments(NamedTuple):
     lead: str = ""
     strip: bool = False
     input: str | None = None
+    without_input: str = ""
     after: str = ""
     tail: str = ""
 
@@ -102,7 +105,7 @@ class SegmentTemplate:
             segments = self.roles.get(turn.role)
             if segments is None:
                 raise InvalidRecord("template_raised", f"template {self.name!r} has no role {turn.role!r}")
-            before, after_system, lead, strip, between, after, tail = segments
+            before, after_system, lead, strip, between, without, after, tail = segments
             if previous == "system" and after_system is not None:
                 before = after_system
             previous = turn.role
@@ -117,6 +120,7 @@ class SegmentTemplate:
                 content, skipped = _written(turn, strip)
                 high = first + len(content)
                 pieces = span_pieces(turn, first, high, skipped)
+                after = without + after
             stop = high + len(after)
             position = stop + len(tail)
             texts += (before, lead, content, after, tail)
