@@ -63,13 +63,14 @@ def load_recipe(
     _check_steps(loaded, places)
     _check_template(loaded, places)
     if recipe.train:
-        train_settings(recipe.train, recipe.seed, places)
+        train_settings(recipe.train, recipe.seed, places, complete=False)
     return loaded
 
 
-def train_settings(section: Mapping[str, Any], seed: int, places: Places) -> TrainSettings:
+def train_settings(section: Mapping[str, Any], seed: int, places: Places, *, complete: bool = True) -> TrainSettings:
     """Return a recipe's `train:` section as checked settings; `seed` is the recipe's, which the section may override.
 
+    Where it need not be `complete`, the model may still be missing: `sftdata train --set` can bring it.
     Raises RecipeError with the place, the key and the nearest known one.
     """
     hints = get_type_hints(TrainSettings)
@@ -81,7 +82,7 @@ def train_settings(section: Mapping[str, Any], seed: int, places: Places) -> Tra
         raise explain(error, places, known=defaults, below=("train",)) from error
     settings = TrainSettings(**{name: getattr(checked, name) for name in defaults})
     try:
-        settings.check()
+        settings.check(complete=complete)
     except RecipeError as error:
         where, _, message = str(error).partition(": ")
         raise places.error(tuple(where.split(".")), message) from error
@@ -96,10 +97,21 @@ PATHS = (("tokenizer", "path"), ("tokenizer", "chat_template"))
 """Where values are paths, `path` of a source aside: in the recipe relative to it, in `--set` to the current folder."""
 
 
+ALTERNATIVES: dict[Place, str] = {
+    ("tokenizer", "path"): "train",
+    ("tokenizer", "train"): "path",
+    ("train", "model"): "base_model",
+    ("train", "base_model"): "model",
+    ("train", "max_steps"): "num_epochs",
+    ("train", "num_epochs"): "max_steps",
+}
+"""Keys that exclude each other: an override of one takes the place of the other that the recipe gives."""
+
+
 def apply_override(recipe: dict[str, Any], override: str, folder: Path, places: Places) -> None:
     """Set one `a.b=value` in a recipe; paths are turned from the current folder to `folder`, the recipe's.
 
-    Raises RecipeError.
+    A key of which the recipe gives the alternative (`max_steps` beside `num_epochs`) takes its place. Raises RecipeError.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -124,6 +136,15 @@ def apply_override(recipe: dict[str, Any], override: str, folder: Path, places: 
         target = child
     target[leaf] = value
     places.override((*place, *parents, leaf), f"--set {override}:")
+    if value is not None:
+        _take_place(recipe, (*parents, leaf), places)
+
+
+def _take_place(recipe: dict[str, Any], place: Place, places: Places) -> None:
+    """Remove the recipe's alternative to the key at a place, unless an override gave that too."""
+    section, other = place[0], ALTERNATIVES.get(place[:2])
+    if other and not places.overridden((section, other)):
+        recipe[str(section)].pop(other, None)
 
 
 def _override_value(key: str, text: str) -> Any:

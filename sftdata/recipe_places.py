@@ -26,6 +26,10 @@ class Places:
         created = [place[:depth] for depth in range(1, len(place)) if place[:depth] not in self._lines]
         self._overrides.update(dict.fromkeys([*created, place], text))
 
+    def overridden(self, place: Place) -> bool:
+        """Return whether a `--set` gave the value at a place, or a part of it."""
+        return any(given[: len(place)] == place for given in self._overrides)
+
     def error(self, place: Sequence[str | int], message: str) -> RecipeError:
         """Return the error for a place: `recipes/a.yaml:14 sources[0].clean: message`."""
         where = place_text(place)

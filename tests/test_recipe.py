@@ -156,6 +156,38 @@ def test_set_creates_sections_and_reads_yaml_1_2(tmp_path):
     assert (recipe.seed, recipe.name, recipe.tokenize.roles_to_train) == (12, "no", ["user", "assistant"])
 
 
+LLAMA = {"model_type": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("section", "override", "given"),
+    [
+        ("train: {model: {model_type: llama}, num_epochs: 2}", "train.max_steps=5", {"model": LLAMA, "max_steps": 5}),
+        ("train: {model: {model_type: llama}, max_steps: 2}", "train.num_epochs=1", {"model": LLAMA, "num_epochs": 1}),
+        ("train: {model: {model_type: llama}}", "train.base_model=x", {"base_model": "x"}),
+        ("train: {base_model: x}", "train.model.model_type=llama", {"model": LLAMA}),
+    ],
+)
+def test_set_takes_the_place_of_what_it_excludes(tmp_path, section, override, given):
+    assert load(tmp_path, RECIPE + section + "\n", override).recipe.train == given
+
+
+def test_set_of_a_tokenizer_takes_the_place_of_training_one(tmp_path):
+    learned = RECIPE.replace("path: tokenizers/own", "train: {vocab_size: 300}")
+    tokenizer = load(tmp_path, learned, f"tokenizer.path={tmp_path / 'own'}").recipe.tokenizer
+    assert (tokenizer.path, tokenizer.train) == ("own", None)
+
+
+def test_two_overrides_that_exclude_each_other_are_refused(tmp_path):
+    message = refusal(tmp_path, RECIPE + "train: {model: {model_type: llama}}\n", "train.max_steps=5", "train.num_epochs=1")
+    assert "both given" in message
+
+
+def test_a_train_section_may_leave_the_model_to_the_command(tmp_path):
+    assert load(tmp_path, RECIPE, "train.learning_rate=1e-4").recipe.train == {"learning_rate": 1e-4}
+    assert "is no learning rate" in refusal(tmp_path, RECIPE, "train.learning_rate=-1")
+
+
 def test_set_addresses_a_source_by_its_name(tmp_path):
     overrides = ["sources.faq.category=questions", "sources.faq.format.source_target.source=q", "sources.dialogue.clean=[slop]"]
     text = RECIPE.replace("format: text", "format: {source_target: {target: a}}")

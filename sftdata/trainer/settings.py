@@ -90,8 +90,10 @@ class TrainSettings:
     max_new_tokens: int = 64
     """Tokens of a sample."""
 
-    def check(self) -> None:
-        """Raise RecipeError for a value or a combination that has no meaning."""
+    def check(self, *, complete: bool = True) -> None:
+        """Raise RecipeError for a value or a combination that has no meaning, and, if `complete`, where no model is named."""
+        if complete and self.model is None and self.base_model is None:
+            raise RecipeError("train: give either model (from scratch) or base_model (to fine-tune); neither is given")
         _check_model(self)
         _check_ranges(self)
         _check_length(self)
@@ -102,9 +104,8 @@ class TrainSettings:
 
 
 def _check_model(settings: TrainSettings) -> None:
-    if (settings.model is None) == (settings.base_model is None):
-        given = "neither is given" if settings.model is None else "both are given"
-        raise RecipeError(f"train: give either model (from scratch) or base_model (to fine-tune); {given}")
+    if settings.model is not None and settings.base_model is not None:
+        raise RecipeError("train: give either model (from scratch) or base_model (to fine-tune); both are given")
     if settings.model is not None and not isinstance(settings.model.get("model_type"), str):
         raise RecipeError("train.model: model_type is missing; write for example model_type: llama")
     if settings.adapter == "qlora":
