@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from sftdata import storage
+from sftdata import registry, storage
 from sftdata.card import dataset_card
 from sftdata.entries import LEDGER_FILE, LINEAGE_FILE, QUARANTINE_FILE, SHARD_FILE, plan_name
 from sftdata.recipe_loader import Loaded
@@ -25,11 +25,16 @@ from sftdata.schemas import FORMAT_VERSION, LEDGER, LINEAGE, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_split_metadata
 from sftdata.tables import read_batches
 from sftdata.tasks import Planned, Prepared, category_of, shard_columns
-from sftdata.work import ENTRY, Task, fingerprint
+from sftdata.work import ENTRY, Task, code_fingerprint, fingerprint
 
 SIDE_FOLDER = ".sftdata"
 OUTSIDE_THE_MANIFEST = (MANIFEST, RUN_FILE, REPORT_FILE)
 """Files that hold the checksums, or depend on clock or machine: `run.json` seals itself and the report."""
+
+STAGE_MODULES = tuple(
+    f"sftdata.{name}" for name in ("preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering")
+)
+"""Where the stages' code begins."""
 
 ROW_GROUP = 1 << 16
 """Rows of a Parquet row group: fixed, since the bytes depend on it."""
@@ -142,11 +147,19 @@ def _row_groups(schema: pa.Schema, streams: Iterable[Path]) -> Iterator[pa.Table
 
 
 def list_files(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield path, size and checksum of every file that the manifest vouches for, by path."""
+    """Yield path, rows (0 where a file is no table), size and checksum of every file that the manifest vouches for, by path."""
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode()):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in OUTSIDE_THE_MANIFEST:
-            yield {"path": name, "bytes": path.stat().st_size, "xxh3": storage.file_digest(path)}
+            size, digest = path.stat().st_size, storage.file_digest(path)
+            yield {"path": name, "rows": _num_rows(path), "bytes": size, "xxh3": digest}
+
+
+def _num_rows(path: Path) -> int:
+    if path.suffix == ".parquet":
+        num_rows: int = pq.read_metadata(path).num_rows
+        return num_rows
+    return sum(map(len, read_batches(path))) if path.suffix == ".arrow" else 0
 
 
 def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[str]) -> dict[str, Any]:
@@ -182,9 +195,21 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
         "fingerprints": {
             "recipe": fingerprint(resolved_recipe(built.loaded)),
             "inputs": fingerprint([item.part.digest for item in built.prepared]),
+            "code": _code(built.loaded),
             "tasks": fingerprint([item.task.fingerprint for item in built.gathered]),
         },
     }
+
+
+def _code(loaded: Loaded) -> str:
+    """Return one digest of the code that a build of this recipe runs: that of every stage and of every step."""
+    recipe = loaded.recipe
+    steps = [("cleaner", step) for step in recipe.cleaners]
+    for source in recipe.sources:
+        steps += [("ingestor", source.ingest), ("formatter", source.format), *(("cleaner", step) for step in source.clean)]
+    found = (registry.find_step(kind, step.name, allow_code=loaded.allow_code) for kind, step in steps)
+    modules = {*STAGE_MODULES, *(step.module for step in found)}
+    return fingerprint({module: code_fingerprint(module) for module in modules})
 
 
 def _sources(built: Built) -> dict[str, Any]:

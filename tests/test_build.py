@@ -136,6 +136,18 @@ def test_planted_defects_end_as_their_list_says(bundled: Path) -> None:
         assert life.outcome in ("trained", "validation"), row_id
 
 
+def test_manifest_gives_rows_of_every_file_and_fingerprints_of_recipe_inputs_and_code(bundled: Path) -> None:
+    manifest = json.loads((bundled / "manifest.json").read_text(encoding="utf-8"))
+    assert next(iter(manifest)) == "format_version" and list(manifest)[-1] == "xxh3"
+    assert all(list(entry) == ["path", "rows", "bytes", "xxh3"] for entry in manifest["files"])
+    rows = {entry["path"]: entry["rows"] for entry in manifest["files"]}
+    for split, entry in manifest["splits"].items():
+        assert entry["rows"] == sum(rows[f"{split}/{name}"] for name in entry["files"]) > 0
+    for name in ("ledger", "lineage", "quarantine"):
+        assert rows[f".sftdata/{name}.parquet"] == pq.read_table(bundled / ".sftdata" / f"{name}.parquet").num_rows > 0
+    assert rows["README.md"] == 0 and {"recipe", "inputs", "code"} <= set(manifest["fingerprints"])
+
+
 def test_recipe_in_the_folder_is_the_recipe(bundled: Path) -> None:
     written = strict_yaml.load(bundled / "recipe.yaml").value
     again = REPOSITORY / "recipes" / "zhenhuan.yaml"
