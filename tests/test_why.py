@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizing_fixture import family_json
 
 import sftdata
 
@@ -49,6 +50,20 @@ def test_edit_shows_before_and_after(bundled: Path) -> None:
 def test_unknown_record_is_an_error(bundled: Path, wanted: str) -> None:
     with pytest.raises(sftdata.DataError):
         sftdata.why(bundled, wanted)
+
+
+def test_inspect_keeps_the_space_between_context_and_trained_text(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(family_json("sentencepiece"), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    (tmp_path / "plain.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}")
+    (tmp_path / "a.jsonl").write_text('{"instruction": "which hour?", "output": "the third one"}\n')
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: a, tokenizer: {path: ., chat_template: plain.jinja}, output: %s,"
+        " sources: [{name: a, path: a.jsonl, ingest: jsonl, format: instruction}]}" % (tmp_path / "out")
+    )
+    [segment] = sftdata.inspect(sftdata.build(tmp_path / "recipe.yaml").folder).segments
+    assert [run.kind for run in segment.runs] == ["context", "control", "context", "trained", "trained control"]
+    assert "".join(run.text for run in segment.runs) == "[user] which hour?</s>[assistant] the third one</s>"
 
 
 def test_inspect_refuses_rows_and_splits_that_are_not_there(small: Path) -> None:

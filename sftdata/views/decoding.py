@@ -29,11 +29,18 @@ class Decoder:
 
     def __init__(self, shards: Shards) -> None:
         self._encoder = Encoder(shards.tokenizer_folder, engine="tokenizers")
+        self._anchor: list[int] = self._encoder.tokenizer.encode("a", add_special_tokens=False).ids[-1:]
 
     def text(self, ids: npt.NDArray[np.int32]) -> str:
         """Return the text of tokens, control tokens included."""
         text: str = self._encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return text
+
+    def inner_text(self, ids: npt.NDArray[np.int32]) -> str:
+        """Return the text of tokens from the middle of a text: decoders take a space away from where a text begins."""
+        before: str = self._encoder.tokenizer.decode(self._anchor, skip_special_tokens=False)
+        text: str = self._encoder.tokenizer.decode([*self._anchor, *ids.tolist()], skip_special_tokens=False)
+        return text.removeprefix(before)
 
     def token(self, number: int) -> str:
         """Return a token as the vocabulary writes it."""
@@ -46,9 +53,10 @@ class Decoder:
         kind = (labels != IGNORE_INDEX).astype(np.int8) + 2 * control
         change = np.flatnonzero((kind[1:] != kind[:-1]) | control[1:]) + 1
         borders = [0, *change.tolist(), len(ids)]
+        texts = (self.inner_text if first and not control[first - 1] else self.text for first in borders)
         return [
-            Run(KINDS[kind[first]], self.text(ids[first:end]), end - first)
-            for first, end in pairwise(borders)
+            Run(KINDS[kind[first]], text(ids[first:end]), end - first)
+            for (first, end), text in zip(pairwise(borders), texts, strict=False)
             if first < end
         ]
 
