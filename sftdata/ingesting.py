@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sftdata import __version__, registry, storage
+from sftdata import __version__, registry, storage, strict_yaml
 from sftdata.accounting import add_counts, check_some_kept, check_sources
 from sftdata.assembling import list_files, write_parquet
 from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
@@ -27,6 +27,9 @@ from sftdata.work import Task, fingerprint, remove_leftovers
 
 DOCUMENTS = "documents"
 """The one split of an ingested folder."""
+
+STEP_TEXT = (str, str | None)
+"""Types of options that are text as it stands: a CSS selector may begin with what YAML takes for a comment or a list."""
 
 OWN_COLUMNS = ("id", "source")
 
@@ -70,6 +73,22 @@ def ingest(
         check_some_kept(add_counts(summaries), [task.entry / QUARANTINE_FILE for task in tasks])
         check_unchanged(parts)
         return IngestResult(output, _publish(output, source, parts, tasks, summaries))
+
+
+def read_options(format: str, given: Sequence[str], *, allow_code: bool = False) -> dict[str, Any]:
+    """Return the options of an ingestor from `key=value` texts: a text option as it stands, any other as YAML.
+
+    A value in quotes is YAML too. Raises RecipeError.
+    """
+    fields = registry.option_fields(registry.find_step("ingestor", format, allow_code=allow_code))
+    options: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise RecipeError(f"-o {text}: write it as key=value")
+        plain = key in fields and fields[key][0] in STEP_TEXT and value[:1] not in ("'", '"')
+        options[key] = value if plain else strict_yaml.parse(value, f"-o {key}").value
+    return options
 
 
 def _source(given: Sequence[str | Path], format: str, options: dict[str, Any], allow_code: bool) -> Source:
@@ -130,7 +149,7 @@ def _publish(
 def _write_documents(folder: Path, streams: Sequence[Path], identity: str) -> int:
     """Write all documents as one Arrow stream with a column for each field; return the number of rows."""
     fields = _fields(streams)
-    columns = {name: f"record.{name}" if name in OWN_COLUMNS else name for name in fields}
+    columns = _column_names(list(fields))
     schema = pa.schema([(name, pa.string()) for name in (*OWN_COLUMNS, *columns.values())])
     name = shard_name(0, 1)
     num_rows = 0
@@ -159,6 +178,19 @@ def _fields(streams: Sequence[Path]) -> dict[str, bool]:
             for name, value in parse(text).items():
                 fields[name] = fields.get(name, True) and (value is None or isinstance(value, str))
     return fields
+
+
+def _column_names(fields: Sequence[str]) -> dict[str, str]:
+    """Return the column of every field: its name, or, where that is taken, the name below `record.`."""
+    columns: dict[str, str] = {}
+    taken = {*OWN_COLUMNS, *fields}
+    for name in fields:
+        column = name
+        while column in taken and (column != name or name in OWN_COLUMNS):
+            column = f"record.{column}"
+        taken.add(column)
+        columns[name] = column
+    return columns
 
 
 def _cells(records: Sequence[dict[str, Any]], field: str, is_text: bool) -> list[str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import xxhash
 from sftdata import progress, registry
 from sftdata.cleaning import BoundStep, Cleaned, SpanTable, bind, clean, write_back
 from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_FILE
-from sftdata.errors import ConservationError, DataError
+from sftdata.errors import ConservationError, DataError, SftdataError
 from sftdata.ledger import Entry
 from sftdata.record_json import canonical
 from sftdata.records import Bad, Example, InvalidRecord, Record, Span, Turn
@@ -84,7 +85,7 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
     step = registry.find_step("ingestor", name, allow_code=part.allow_code)
     batch: list[Record | Bad] = []
     size = 0
-    for record in islice(step.function(part.file, **options), spec["limit"]):
+    for record in islice(_read(step, part.file, options), spec["limit"]):
         batch.append(record)
         size += len(record.raw) if isinstance(record, Bad) else _text_size(record.fields)
         if len(batch) == BATCH_RECORDS or size >= BATCH_CHARACTERS:
@@ -92,6 +93,20 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _read(step: registry.Step, file: InputFile, options: dict[str, Any]) -> Iterator[Record | Bad]:
+    """Yield what an ingestor makes of a file; whatever it does wrong is an error that names step and file."""
+    where = f"{file.path}: ingestor {step.name!r}"
+    try:
+        for record in step.function(file, **options):
+            if not isinstance(record, Record | Bad):
+                raise SftdataError(f"{where} gave {reprlib.repr(record)}; it may give Record or Bad")
+            yield record
+    except (SftdataError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise SftdataError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 def _text_size(value: Any) -> int:
@@ -141,6 +156,11 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
             place = f"record {record.key}: {error.detail}"
             _quarantine(part, record.key, name, error.reason, (place, canonical(record.fields).encode("utf-8", "replace")))
             continue
+        except (SftdataError, MemoryError):
+            raise
+        except Exception as error:
+            where = f"{part.file.name}#{record.key}: formatter {name!r}"
+            raise SftdataError(f"{where} raised {type(error).__name__}: {error}") from error
         part.counts[f"shape:{example.shape}"] += 1
         kept.append(record)
         examples.append(example)

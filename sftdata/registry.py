@@ -71,23 +71,33 @@ def _name_of(function: Callable[..., Any]) -> str:
     return function.__name__.rstrip("_")
 
 
+@overload
+def ingestor(function: F) -> F: ...
+@overload
 def ingestor(
     *,
-    suffixes: tuple[str, ...],
+    suffixes: tuple[str, ...] = ...,
+    libraries: tuple[str, ...] = ...,
+    pieces: Callable[..., list[Any]] | None = ...,
+) -> Callable[[F], F]: ...
+def ingestor(
+    function: F | None = None,
+    *,
+    suffixes: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     pieces: Callable[..., list[Any]] | None = None,
-) -> Callable[[F], F]:
+) -> F | Callable[[F], F]:
     """Register `f(file: InputFile, *, options) -> Iterator[Record | Bad]` as the ingestor of its name.
 
-    `suffixes`: endings of the files that a folder yields, lower case, with the dot. `pieces(file, *, options)` cuts a large
-    file at record borders; the ingestor then heeds `file.piece` in its numbering, so that the cut shows nowhere.
+    `suffixes`: endings of the files that a folder yields, lower case, with the dot; none: all files. `pieces(file, *, options)`
+    cuts a large file at record borders; the ingestor then heeds `file.piece` in its numbering, so that the cut shows nowhere.
     """
 
-    def decorate(function: F) -> F:
-        _register(Step("ingestor", _name_of(function), function, suffixes=suffixes, libraries=libraries, pieces=pieces))
-        return function
+    def decorate(step: F) -> F:
+        _register(Step("ingestor", _name_of(step), step, suffixes=suffixes, libraries=libraries, pieces=pieces))
+        return step
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 @overload

@@ -119,6 +119,26 @@ def test_ingest_keeps_own_id_fields_and_writes_other_types_as_json(tmp_path: Pat
     }  # fmt: skip
 
 
+def test_ingest_gives_every_field_a_column_of_its_own(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "rows.csv").write_text("record.id,id,record.record.id\n1,2,3\n")
+    code, _, err = run("ingest", tmp_path / "rows.csv", "--format", "csv", "--out", tmp_path / "out")
+    assert code == 0, err
+    [row] = datasets.load_from_disk(str(tmp_path / "out"))["documents"]
+    own = {"id": "rows.csv#0", "source": "rows.csv"}
+    assert row == {**own, "record.id": "1", "record.record.record.id": "2", "record.record.id": "3"}
+
+
+@pytest.mark.parametrize("selector", ["#body", "[itemprop=text]", "*[itemprop]", '"p > i"'])
+def test_selector_of_ingest_is_text_though_yaml_takes_it_for_something_else(tmp_path: Path, selector: str) -> None:
+    (tmp_path / "a.html").write_text('<main id="body" itemprop="text"><p><i>Rain over the court.</i></p></main>')
+    options = ["--format", "html", "-o", f"select={selector}", "--out", tmp_path / "out", "--json"]
+    code, out, err = run("ingest", tmp_path / "a.html", *options)
+    assert code == 0, err
+    assert json.loads(out)["counts"]["kept"] == 1
+
+
 MISTAKES = [
     (["build", "missing.yaml"], 1, "missing.yaml: cannot be read"),
     (["build", "recipe.yaml", "--set", "tokenise.sequence_len=4"], 1, "did you mean 'tokenize'"),
@@ -134,12 +154,27 @@ MISTAKES = [
     (["ingest", "recipe.yaml", "--format", "yaml"], 1, "unknown ingestor 'yaml'"),
     (["ingest", "faq.csv", "--format", "csv", "-o", "delimeter=;"], 1, "did you mean 'delimiter'"),
     (["ingest", "latin.csv", "--format", "csv", "-o", "encoding=utf-8"], 1, "latin.csv"),
+    (["build", "recipe.yaml", "--allow-code", "--set", "sources.talk.ingest=odd_steps:broken"], 1, "raised KeyError: 'x'"),
+    (["build", "recipe.yaml", "--allow-code", "--set", "sources.talk.ingest=odd_steps:number"], 1, "odd_steps:number' gave 5"),
+    (["build", "recipe.yaml", "--allow-code", "--set", "sources.faq.format=odd_steps:shape"], 1, "faq.csv#0: formatter 'odd"),
     (["inspect", "."], 1, "holds no finished build"),
     (["verify", "nowhere"], 1, "no such folder"),
     (["train", "nowhere"], 1, "no such folder"),
     (["generate", "nowhere", "--prompt", "x"], 1, "nowhere"),
     (["unknown"], 2, "No such command"),
 ]
+
+
+ODD_STEPS = """
+def broken(file):
+    raise KeyError("x")
+
+def number(file):
+    yield 5
+
+def shape(record):
+    return record["nothing"]
+"""
 
 
 @pytest.mark.parametrize(("arguments", "code", "text"), MISTAKES, ids=[" ".join(row[0])[:60] for row in MISTAKES])
@@ -149,7 +184,10 @@ def test_mistake_gives_one_line_and_no_traceback(
     write_small_recipe(tmp_path)
     (tmp_path / "empty.jsonl").write_bytes(b"")
     (tmp_path / "latin.csv").write_bytes("a,b\nü,é\n".encode("latin-1"))
+    (tmp_path / "odd_steps.py").write_text(ODD_STEPS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_steps", raising=False)
     found, out, err = run(*arguments)
     assert found == code, err
     assert text in err and "Traceback" not in err + out

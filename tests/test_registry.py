@@ -68,6 +68,12 @@ def test_decorated_function_is_found_by_its_name_and_stays_itself():
     assert find_step("ingestor", "lines").suffixes == (".txt",)
 
 
+def test_ingestor_without_suffixes_is_decorated_as_it_stands(tmp_path, monkeypatch):
+    outside_module(tmp_path, monkeypatch, "from sftdata import ingestor\n@ingestor\ndef letters(file):\n    yield\n")
+    step = find_step("ingestor", "palace_steps:letters", allow_code=True)
+    assert (step.kind, step.suffixes) == ("ingestor", ()) and step is find_step("ingestor", "letters")
+
+
 def test_second_step_of_a_name_is_refused_and_the_first_stays():
     first = find_step("cleaner", "slop")
     with pytest.raises(RecipeError, match=r"cleaner 'slop' is defined twice: in sftdata\.cleaners\.slop and in test_registry"):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from sftdata import screen
 from sftdata.commands.options import code_option, json_option, out_option, set_option, work_dir_option, workers_option
-from sftdata.errors import RecipeError
 
 
 @click.command()
@@ -34,13 +32,14 @@ def ingest(
 ) -> None:
     """Read raw files into documents, with a quarantine and a manifest."""
     from sftdata.ingesting import ingest as run
+    from sftdata.ingesting import read_options
 
     with screen.show_progress():
         result = run(
             list(paths),
             format=format_name,
             out=out,
-            options=_options(options),
+            options=read_options(format_name, options, allow_code=allow_code),
             workers=workers,
             work_dir=work_dir,
             allow_code=allow_code,
@@ -50,19 +49,6 @@ def ingest(
         screen.show_json({"folder": str(result.folder), "counts": counts})
     bad = f", {counts['quarantined']:,} quarantined (see quarantine.parquet)" if counts["quarantined"] else ""
     screen.note(f"{result.folder}: {counts['kept']:,} documents{bad}")
-
-
-def _options(given: Sequence[str]) -> dict[str, Any]:
-    """Parse `key=value` texts; values are YAML, as in a recipe."""
-    from sftdata import strict_yaml
-
-    options = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise RecipeError(f"-o {text}: write it as key=value")
-        options[key] = strict_yaml.parse(value, f"-o {key}").value
-    return options
 
 
 @click.command()
