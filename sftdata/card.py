@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import yaml
@@ -16,7 +17,8 @@ def dataset_card(manifest: dict[str, Any]) -> str:
 
 def _front_matter(manifest: dict[str, Any]) -> dict[str, Any]:
     licences = sorted({source["licence"] for source in manifest["sources"].values() if source["licence"]})
-    files = [{"split": name, "path": f"{name}/*.arrow"} for name in manifest["splits"]]
+    filled = [name for name, split in manifest["splits"].items() if split["rows"]]  # load_dataset opens no empty split
+    files = [{"split": name, "path": f"{name}/*.arrow"} for name in filled or manifest["splits"]]
     front: dict[str, Any] = {"pretty_name": manifest["name"]}
     if licences:
         front["license"] = licences[0].lower() if len(licences) == 1 else [licence.lower() for licence in licences]
@@ -24,10 +26,14 @@ def _front_matter(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
-    """Return a Markdown table; integers get thousands separators."""
+    """Return a Markdown table; integers get thousands separators, and text from a recipe cannot break out of its cell."""
     lines = [header, ["---"] * len(header), *rows]
-    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
+    texts = [[f"{cell:,}" if isinstance(cell, int) else _cell(str(cell)) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in texts)
+
+
+def _cell(text: str) -> str:
+    return " ".join(html.escape(text, quote=False).split()).replace("|", "\\|")
 
 
 def _rows(manifest: dict[str, Any]) -> str:

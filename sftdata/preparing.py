@@ -53,7 +53,7 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
     Writes DOCUMENT, KEYS, LEDGER and QUARANTINE streams. Raises DataError for a file that cannot be read at all.
     """
-    file = InputFile(Path(spec["path"]), spec["file"], Piece(*spec["piece"]) if spec["piece"] else None)
+    file = InputFile(Path(spec["path"]), spec["file"], Piece(*spec["piece"]) if spec["piece"] else None, spec["member"])
     with (
         stream_writer(folder / DOCUMENTS_FILE, DOCUMENT) as documents,
         stream_writer(folder / KEYS_FILE, KEYS) as keys,

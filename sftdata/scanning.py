@@ -34,6 +34,7 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
     matches nothing or a file cannot be read.
     """
     parts: list[Part] = []
+    seen: dict[Path, tuple[tuple[int, int], str]] = {}
     for source in sources:
         step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
         paths = [folder / Path(path).expanduser() for path in source.path]
@@ -42,12 +43,13 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
         except DataError as error:
             raise DataError(f"source {source.name!r}: {error}") from error
         for file in files:
-            parts.extend(_parts(source, file, step))
+            if file.path not in seen:  # every member of an archive lies in the same file
+                seen[file.path] = _stamp(file.path), storage.file_digest(file.path)
+            parts.extend(_parts(source, file, step, *seen[file.path]))
     return parts
 
 
-def _parts(source: Source, file: InputFile, step: registry.Step) -> Iterator[Part]:
-    stamp, digest = _stamp(file.path), storage.file_digest(file.path)
+def _parts(source: Source, file: InputFile, step: registry.Step, stamp: tuple[int, int], digest: str) -> Iterator[Part]:
     pieces: list[Piece] = step.pieces(file, **source.ingest.options) if step.pieces else []
     for piece in pieces:
         part_digest = storage.file_digest(file.path, piece.start, piece.length)

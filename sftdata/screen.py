@@ -116,6 +116,8 @@ def note_build(result: BuildResult) -> None:
     note(f"{result.folder}: {state}")
     note(f"  {records:,} records: {counts['plan']['kept']:,} kept, {dropped:,} dropped, {quarantined:,} quarantined")
     note(f"  {splits}")
+    if not counts["plan"]["kept"]:
+        note("  warning: no record is left; the report and `sftdata why` say what became of them")
     note(f"  report: {result.folder / 'report.html'}")
 
 

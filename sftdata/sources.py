@@ -10,11 +10,12 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
+from sftdata.archives import DAMAGE, is_archive, member_names, open_member
 from sftdata.errors import DataError
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
@@ -47,22 +48,30 @@ class InputFile:
 
     path: Path
     name: str
-    """The path relative to the source's path, with `/`; a single file's own name. Always UTF-8 text."""
+    """The path relative to the source's path, with `/`; a single file's own name; `a.zip!/m.html` in archives. Always UTF-8."""
     piece: Piece | None = None
     """The piece that is read; None reads all."""
+    member: str | None = None
+    """The member of an archive at `path` that is read, as the archive names it."""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the bytes of the file, or of its piece, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
+        """Open the bytes of the file, its piece or its member, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
 
         Opening and reading raise DataError for a file that cannot be read, is damaged, is cut off or expands without measure.
         """
-        try:
-            raw = io.FileIO(self.path, "rb")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-        with raw:
-            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self.path, self.piece), BUFFER))
+        with ExitStack() as stack:
+            try:
+                opened = open_member(self.path, self.member) if self.member else io.FileIO(self.path, "rb")
+                raw = stack.enter_context(cast(AbstractContextManager[IO[bytes]], opened))
+            except DAMAGE as error:
+                raise DataError(f"{self.place}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self), BUFFER))
+
+    @property
+    def place(self) -> str:
+        """The file as messages name it."""
+        return f"{self.path}!/{self.member}" if self.member else str(self.path)
 
     def read(self, limit: int | None = None) -> bytes:
         """Return the file's bytes, or its first `limit` bytes."""
@@ -73,16 +82,17 @@ class InputFile:
 class _Checked(io.RawIOBase):
     """The decompressed bytes of a file; whatever goes wrong when they are read is a DataError that names the file."""
 
-    def __init__(self, raw: io.FileIO, path: Path, piece: Piece | None = None) -> None:
+    def __init__(self, raw: IO[bytes], file: InputFile) -> None:
         super().__init__()
-        self._left = piece.length if piece else None
-        if piece:
-            raw.seek(piece.start)
-        self._raw, self._path, self._given = raw, path, 0
-        suffix = path.suffix.lower()
-        self._compressed = suffix in COMPRESSED
+        self._left = file.piece.length if file.piece else None
+        if file.piece:
+            raw.seek(file.piece.start)
+        self._raw, self._path, self._given = raw, file.place, 0
+        suffix = Path(file.member or file.path).suffix.lower()
+        self._compressed = suffix in COMPRESSED or file.member is not None
+        self._size = file.path.stat().st_size if file.member else None
         self._stream = _decompress(raw, suffix)
-        self._errors: tuple[type[Exception], ...] = (OSError, *_damage(suffix))
+        self._errors: tuple[type[Exception], ...] = (OSError, *_damage(suffix), *(DAMAGE if file.member else ()))
 
     def readable(self) -> bool:
         """Return True: the file is only ever read."""
@@ -105,20 +115,20 @@ class _Checked(io.RawIOBase):
 
     def _measure(self, count: int) -> None:
         self._given += count
-        taken = self._raw.tell()
+        taken = self._raw.tell() if self._size is None else self._size
         if not taken:
             raise DataError(f"{self._path}: cannot be read: damaged or cut off (no byte in it)")
         if self._given > max(EXPANSION_GRACE, MAX_EXPANSION * taken):
             raise DataError(f"{self._path}: expands more than {MAX_EXPANSION} times; refused as a decompression bomb")
 
 
-def _decompress(raw: io.FileIO, suffix: str) -> Any:
+def _decompress(raw: IO[bytes], suffix: str) -> Any:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)
     if suffix == ".xz":
-        return lzma.LZMAFile(cast(BinaryIO, raw))
+        return lzma.LZMAFile(raw)
     if suffix == ".bz2":
-        return bz2.BZ2File(cast(BinaryIO, raw))
+        return bz2.BZ2File(raw)
     if suffix == ".zst":
         return _Zstd(raw)
     return raw
@@ -136,7 +146,7 @@ def _damage(suffix: str) -> tuple[type[Exception], ...]:
 class _Zstd:
     """The decompressed bytes of zstd frames. zstandard's own reader takes a file that is cut off for a whole one."""
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: IO[bytes]) -> None:
         import zstandard
 
         self._raw = raw
@@ -174,9 +184,9 @@ def list_files(paths: Sequence[Path], suffixes: Sequence[str], exclude: Sequence
     """Return the files that a source's paths name, sorted by the bytes of their names; the same file is never listed twice.
 
     A folder yields the files below it that end in one of `suffixes` (before a compression's ending), or all files where there
-    are no suffixes; a glob and a plain path are taken as they are. Names that begin with a dot and the folders in `exclude` are
-    left out of folders and globs. Names that are not UTF-8 are escaped (`\\xff`). Raises DataError where a path matches nothing
-    or something that cannot be read.
+    are no suffixes; a glob and a plain path are taken as they are, and an archive yields its members as a folder would. Names
+    that begin with a dot and the folders in `exclude` are left out of folders and globs. Names that are not UTF-8 are escaped
+    (`\\xff`). Raises DataError where a path matches nothing or something that cannot be read, or two files have one name.
     """
     excluded = {path.resolve() for path in exclude}
     found: list[Path] = []
@@ -190,7 +200,25 @@ def list_files(paths: Sequence[Path], suffixes: Sequence[str], exclude: Sequence
     unique: dict[Path, Path] = {}
     for path in sorted(names, key=lambda path: (names[path], os.fsencode(path))):
         unique.setdefault(path.resolve(), path)
-    return [InputFile(path, names[path].decode("utf-8", "backslashreplace")) for path in unique.values()]
+    files: dict[str, InputFile] = {}
+    for path in unique.values():
+        for file in _members(InputFile(path, names[path].decode("utf-8", "backslashreplace")), suffixes):
+            if file.name in files:
+                raise DataError(f"{file.place}: {files[file.name].place!r} has the same name in ids, {file.name}; rename one")
+            files[file.name] = file
+    return list(files.values())
+
+
+def _members(file: InputFile, suffixes: Sequence[str]) -> list[InputFile]:
+    """Return the members of an archive that fit, by the bytes of their names, or the file itself where it is none."""
+    if not is_archive(file.path):
+        return [file]
+    names = member_names(file.path)
+    fit = {name: found for name, found in names.items() if not suffixes or bare_suffix(name) in suffixes}
+    if not fit:
+        raise DataError(f"{file.path}: holds no file{' that ends in ' + ' or '.join(suffixes) if suffixes else ''}")
+    readable = {name.encode("utf-8", "backslashreplace"): found for name, found in fit.items()}
+    return [InputFile(file.path, f"{file.name}!/{name.decode()}", member=readable[name]) for name in sorted(readable)]
 
 
 def _matches(path: Path, suffixes: Sequence[str], excluded: set[Path]) -> tuple[list[Path], Path]:

@@ -89,6 +89,7 @@ def prepare_task(
         "path": str(part.file.path),
         "file": part.file.name,
         "piece": part.file.piece,
+        "member": part.file.member,
         "ingest": origin.named("ingestor", source.ingest),
         "clean": [origin.named("cleaner", step) for step in cleaners],
         "format": origin.named("formatter", formatter) if formatter else None,
@@ -130,13 +131,12 @@ class TaskMaker:
 
     def prepare(self, part: Part, limit: int | None) -> Planned:
         """Read and clean one input part: the source's own cleaners, then the recipe's."""
-        cleaners = [*part.source.clean, *self.recipe.cleaners]
         return prepare_task(
             part,
             self.work_folder,
             self.origin,
             limit=limit,
-            cleaners=cleaners,
+            cleaners=[*part.source.clean, *self.recipe.cleaners],
             formatter=part.source.format,
             keep_all=self.recipe.tokenize.compat is not None,
         )

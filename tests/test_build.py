@@ -235,6 +235,29 @@ def test_small_shards_hold_the_rows_in_order(tmp_path: Path, small: Path) -> Non
         assert np.array_equal(cut.row(index)["input_ids"], whole.row(index)["input_ids"])
 
 
+def test_split_without_rows_does_not_keep_load_dataset_from_the_others(tmp_path: Path) -> None:
+    import datasets
+
+    recipe = write_small_recipe(tmp_path, split={"validation": 1e-9})
+    folder = sftdata.build(recipe, out=tmp_path / "out").folder
+    assert sftdata.open_shards(folder).splits["validation"].num_rows == 0
+    assert set(datasets.load_from_disk(str(folder))) == {"train", "validation"}
+    assert set(datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))) == {"train"}
+
+
+def test_archive_is_read_member_by_member(tmp_path: Path) -> None:
+    recipe = write_small_recipe(tmp_path)
+    for name in ("one", "two"):
+        shutil.make_archive(str(tmp_path / name), "zip", tmp_path / "talk")
+    folders = [
+        sftdata.build(recipe, overrides=[f"sources.talk.path={tmp_path / path}"], out=tmp_path / "out" / path).folder
+        for path in ("talk", "one.zip", "two.zip")
+    ]
+    found = [{row["id"] for row in pq.read_table(folder / ".sftdata" / "lineage.parquet").to_pylist()} for folder in folders]
+    assert "a.jsonl#0" in found[0] and "one.zip!/b.jsonl#0" in found[1]
+    assert found[0] == {row_id.removeprefix("one.zip!/") for row_id in found[1]} and len(found[1]) == len(found[2])
+
+
 def test_limit_reads_the_first_records_of_every_source(tmp_path: Path) -> None:
     result = sftdata.build(write_small_recipe(tmp_path), out=tmp_path / "out", limit=25)
     sources = result.manifest["sources"]

@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import os
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -249,3 +251,71 @@ def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
 def test_ingestor_without_suffixes_takes_every_file_of_a_folder(tmp_path):
     write(tmp_path, "a.jsonl", "b.txt", ".c")
     assert [file.name for file in list_files([tmp_path], ())] == ["a.jsonl", "b.txt"]
+
+
+def write_archives(folder: Path) -> list[Path]:
+    """Write the same five members as zip, tar and compressed tar, hidden ones and a folder among them."""
+    members = {"./b/m.jsonl": b"bm", "a.jsonl": b"a", "z.json.gz": gzip.compress(b"z"), ".h.jsonl": b"h"}
+    members |= {"b/.d/x.jsonl": b"x", "t.txt": b"t"}
+    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    for name, mode in (("all.tar", "w"), ("all.tar.xz", "w:xz"), ("all.tgz", "w:gz")):
+        with tarfile.open(folder / name, mode) as tar:  # type: ignore[call-overload]
+            for member, data in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return sorted(folder.iterdir())
+
+
+def test_archive_yields_its_members_as_a_folder_would(tmp_path):
+    archives = write_archives(tmp_path)
+    assert len(archives) == 4
+    for path in archives:
+        files = list_files([path], SUFFIXES)
+        assert [file.name for file in files] == [f"{path.name}!/{name}" for name in ("a.jsonl", "b/m.jsonl", "z.json.gz")]
+        assert [file.read() for file in files] == [b"a", b"bm", b"z"]
+    assert names_of(tmp_path / "*.zip") == ["all.zip!/a.jsonl", "all.zip!/b/m.jsonl", "all.zip!/z.json.gz"]
+
+
+@pytest.mark.parametrize("name", ["all.zip", "all.tar", "all.tgz"])
+def test_archive_that_is_damaged_is_named(tmp_path, name):
+    write_archives(tmp_path)
+    path = tmp_path / name
+    data = path.read_bytes()
+    for bad in (b"no archive", data[: len(data) // 8], b""):
+        path.write_bytes(bad)
+        with pytest.raises(DataError, match=f"{name}: (is no archive|holds no file)"):
+            list_files([path], SUFFIXES)
+
+
+def test_member_that_is_damaged_is_named(tmp_path):
+    write_archives(tmp_path)
+    path = tmp_path / "all.zip"
+    [file, *_] = list_files([path], SUFFIXES)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"a.jsonl") + len(b"a.jsonl")
+    data[place] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"all\.zip!/a\.jsonl: cannot be read"):
+        file.read()
+
+
+def test_member_that_expands_without_measure_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "EXPANSION_GRACE", 1 << 16)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", bytes(1 << 22))
+    [file] = list_files([tmp_path / "bomb.zip"], SUFFIXES)
+    with pytest.raises(DataError, match="decompression bomb"):
+        file.read()
+
+
+def test_two_files_that_would_share_their_ids_are_refused(tmp_path):
+    write(tmp_path, "\\xff.jsonl")
+    try:
+        (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text("{}")
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+    with pytest.raises(DataError, match="same name in ids"):
+        list_files([tmp_path], SUFFIXES)
