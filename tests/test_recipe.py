@@ -104,7 +104,7 @@ MISTAKES = [
     (("name: palace", "name: the palace"), "recipe.yaml:1 name: string should match pattern"),
     (("name: faq", "name: dialogue"), "recipe.yaml:10 sources[1].name: two sources are called 'dialogue'"),
     (("64", "long"), "recipe.yaml:14 tokenize.sequence_len: input should be a valid integer"),
-    (("64", "1"), "recipe.yaml:14 tokenize.sequence_len: input should be greater than or equal to 2, not 1"),
+    (("64", "1"), "recipe.yaml:14 tokenize.sequence_len: 1 leaves nothing to train; give at least 2"),
     (("path: tokenizers/own", "chat_template: chatml"), "recipe.yaml:2 tokenizer: a tokenizer needs either path or train"),
     ("mix: {strategy: bucket}\n", "recipe.yaml:15 mix.strategy: input should be 'concat' or 'buckets', not 'bucket'"),
     ("mix: {bins: 3}\n", "recipe.yaml:15 mix: bins has no meaning under mix.strategy concat"),

@@ -81,8 +81,14 @@ def batch(labels: list[int], seq_lengths: list[int]) -> verifying.Columns:
     ],
 )
 def test_every_rule_of_a_mask_is_checked(labels: list[int], seq_lengths: list[int], limit: int, problem: str | None) -> None:
-    found = list(verifying._batch_problems(batch(labels, seq_lengths), limit, 7))
+    found = list(verifying._batch_problems(batch(labels, seq_lengths), limit, 7, published=False))
     assert found == ([] if problem is None else [problem])
+
+
+def test_published_labels_may_train_the_first_token_of_a_document() -> None:
+    labels = [-100, 11, 12, 13]
+    assert list(verifying._batch_problems(batch(labels, [2, 2]), 4, 7, published=False))
+    assert not list(verifying._batch_problems(batch(labels, [2, 2]), 4, 7, published=True))
 
 
 def test_folder_without_a_build_is_an_error(tmp_path: Path) -> None:
