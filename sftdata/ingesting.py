@@ -106,8 +106,8 @@ def _check_output(output: Path) -> None:
 
 
 def _read(parts: Sequence[Part], work: Path, workers: int | None, allow_code: bool) -> tuple[list[Task], list[dict[str, Any]]]:
-    if workers is not None and workers < 1:
-        raise RecipeError(f"workers: {workers}; give at least 1")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise RecipeError(f"workers: {workers!r}; give a whole number, at least 1")
     executor = choose_executor(workers, parts)
     try:
         planned = [prepare_task(part, work, StepOrigin(Path(), allow_code)) for part in parts]

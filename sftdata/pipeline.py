@@ -237,8 +237,8 @@ def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None
 
 def _check_counts(workers: int | None, limit: int | None) -> None:
     for name, value in (("workers", workers), ("limit", limit)):
-        if value is not None and value < 1:
-            raise RecipeError(f"{name}: {value}; give at least 1")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise RecipeError(f"{name}: {value!r}; give a whole number, at least 1")
 
 
 def choose_executor(workers: int | None, parts: Sequence[Part]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -317,8 +318,8 @@ def test_input_that_changes_while_it_is_read_stops_the_build(tmp_path: Path, mon
         sftdata.build(recipe, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("arguments", [{"workers": 0}, {"limit": 0}])
-def test_numbers_below_one_are_refused(tmp_path: Path, arguments: dict[str, int]) -> None:
+@pytest.mark.parametrize("arguments", [{"workers": 0}, {"limit": 0}, {"workers": "2"}, {"limit": 1.5}])
+def test_numbers_below_one_and_what_is_no_number_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="at least 1"):
         sftdata.build(write_small_recipe(tmp_path), out=tmp_path / "out", **arguments)
 

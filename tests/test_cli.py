@@ -139,6 +139,17 @@ def test_selector_of_ingest_is_text_though_yaml_takes_it_for_something_else(tmp_
     assert json.loads(out)["counts"]["kept"] == 1
 
 
+def test_train_ends_by_saying_where_the_model_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftdata import training
+    from sftdata.trainer.result import TrainResult
+
+    out = Path("models/palace")
+    result = TrainResult(out, out / "curves.json", out / "curves.png", 7, None, 1.5, None, ())
+    monkeypatch.setattr(training, "train", lambda *arguments, **options: result)
+    code, shown, err = run("train", "shards/palace")
+    assert (code, shown) == (0, "") and err.splitlines()[-1].startswith("models/palace: model") and "7 steps" in err
+
+
 MISTAKES = [
     (["build", "missing.yaml"], 1, "missing.yaml: cannot be read"),
     (["build", "recipe.yaml", "--set", "tokenise.sequence_len=4"], 1, "did you mean 'tokenize'"),

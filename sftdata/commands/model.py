@@ -36,6 +36,7 @@ def train(
                 "validation_loss": result.validation_loss,
             }
         )
+    screen.note(f"{result.out}: model, curves.png, curves.json and samples.json, after {result.steps:,} steps")
 
 
 @click.command()
