@@ -102,7 +102,7 @@ def _plan_split(
     if strategy == "padding":  # a published script may keep rows that are longer
         length = max(length, int(lengths.max(initial=1)))
     packed = packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=length, keys=mixed.keys)
-    report = packing.report_packing(packed, lengths, mixed.bucket_ends, strategy=strategy, sequence_len=length)
+    report = packing.report_packing(packed, lengths, strategy=strategy, sequence_len=length)
     _write_plan(folder / plan_name(name), found, order, packed)
     ends = np.append(0, np.cumsum(packed.length, dtype=np.int64))
     row_tokens = np.diff(ends[packed.pack_offsets])

@@ -17,7 +17,7 @@ from sftdata.mixing import mix
 from sftdata.packing import STRATEGIES, lower_bound, pack, report_packing
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity" / "blog_modes" / "public"
-WHOLE = ("best_fit", "concat", "padding")
+WHOLE = ("best_fit", "concat", "splice", "padding")
 
 
 @st.composite
@@ -88,7 +88,7 @@ def fewest_rows(lengths, sequence_len):
 
 
 def test_packing_strategies_are_the_known_ones():
-    assert STRATEGIES == ("best_fit", "concat", "packed", "padding")
+    assert STRATEGIES == ("best_fit", "concat", "packed", "splice", "padding")
 
 
 @given(samples(), st.lists(st.integers(0, 60), max_size=4), st.sampled_from(STRATEGIES), st.booleans())
@@ -130,7 +130,7 @@ def test_best_fit_equals_plain_best_fit_decreasing_on_many_samples():
 def test_best_fit_leaves_almost_no_room():
     lengths = np.minimum(np.random.default_rng(6).lognormal(5, 1, 100_000).astype(np.int64) + 1, 4096)
     plan = pack_one_bucket(lengths, 4096, "best_fit")
-    report = report_packing(plan, lengths, np.array([100_000]), strategy="best_fit", sequence_len=4096)
+    report = report_packing(plan, lengths, strategy="best_fit", sequence_len=4096)
     assert report.num_segments == 100_000
     assert report.fill > 0.999 and report.num_rows <= report.lower_bound + 5
 
@@ -161,7 +161,7 @@ def test_padding_gives_one_row_to_each_sample_in_order():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_packing_nothing_gives_no_rows(strategy):
     plan = pack(np.empty(0, np.int64), np.zeros(3, np.int64), strategy=strategy, sequence_len=8)
-    report = report_packing(plan, np.empty(0, np.int64), np.zeros(3, np.int64), strategy=strategy, sequence_len=8)
+    report = report_packing(plan, np.empty(0, np.int64), strategy=strategy, sequence_len=8)
     assert plan.pack_offsets.tolist() == [0] and plan.bucket_rows.tolist() == [0, 0, 0]
     assert (report.num_rows, report.lower_bound, report.fill) == (0, 0, 1.0)
 
@@ -227,7 +227,7 @@ def test_no_packing_is_below_the_lower_bound(drawn):
 def test_reports_agree_with_their_plan(drawn, strategy):
     lengths, sequence_len = drawn
     plan = pack_one_bucket(lengths, sequence_len, strategy)
-    report = report_packing(plan, lengths, np.array([len(lengths)]), strategy=strategy, sequence_len=sequence_len)
+    report = report_packing(plan, lengths, strategy=strategy, sequence_len=sequence_len)
     assert report.num_rows == len(items_of(plan)) >= report.lower_bound
     assert report.num_tokens_in == report.num_tokens_out == lengths.sum()
     assert report.num_tokens_out + report.num_padding == report.num_rows * sequence_len
@@ -238,7 +238,7 @@ def test_reports_agree_with_their_plan(drawn, strategy):
 def test_report_counts_split_samples_and_bounds_each_bucket():
     lengths, ends = np.array([3, 9, 4, 1]), np.array([3, 4])
     report = report_packing(
-        pack(lengths, ends, strategy="packed", sequence_len=4), lengths, ends, strategy="packed", sequence_len=4
+        pack(lengths, ends, strategy="packed", sequence_len=4), lengths, strategy="packed", sequence_len=4
     )
     assert (report.num_rows, report.lower_bound, report.num_segments, report.num_split_samples) == (5, 5, 6, 1)
     assert (report.num_padding, report.fill) == (3, 17 / 20)
@@ -283,7 +283,7 @@ def test_groups_equal_those_of_the_published_handlers():
         sequence_len, strategy = case["max_length"], case["mode"]
         lengths = full if strategy == "packed" else np.minimum(full, sequence_len)
         plan = pack_one_bucket(lengths, sequence_len, strategy)
-        report = report_packing(plan, lengths, np.array([len(full)]), strategy=strategy, sequence_len=sequence_len)
+        report = report_packing(plan, lengths, strategy=strategy, sequence_len=sequence_len)
         packed_rows = [[list(segment) for segment in row] for row in rows_of(plan, "item", "length")]
         assert (packed_rows if strategy == "packed" else items_of(plan)) == case["groups"]
         assert row_tokens(plan) == case["sequence_lengths"]

@@ -1,0 +1,45 @@
+"""Whole samples, a long one filled up with the shortest that remain: the `concat` of the published GPT-2 comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftdata.packing.rows import Int64, Rows, longest_first, offsets, whole_samples
+
+
+def concat_rows(lengths: Int64, sequence_len: int) -> Rows:
+    """Fill the longest sample up with the shortest that remain, then the next longest, and so on."""
+    order = longest_first(lengths, sequence_len)
+    runs = np.array(_runs(lengths[order], sequence_len), dtype=np.int64).reshape(-1, 2)
+    sizes = 1 + np.repeat(runs[:, 1], runs[:, 0])
+    opens_row = np.zeros(len(order), dtype=bool)
+    opens_row[offsets(sizes)[:-1]] = True
+    item = np.empty_like(order)
+    item[opens_row] = order[: len(sizes)]
+    item[~opens_row] = order[len(sizes) :][::-1]
+    return whole_samples(sizes, item, lengths)
+
+
+def _runs(falling: Int64, sequence_len: int) -> list[tuple[int, int]]:
+    """Return runs (number of rows, short samples behind the long one of each) for lengths sorted from long to short."""
+    runs: list[tuple[int, int]] = []
+    tokens_before = offsets(falling)
+    longer_than = (len(falling) - np.cumsum(np.bincount(falling, minlength=sequence_len + 1))).tolist()
+    first, end = 0, len(falling)
+    while first < end:
+        longest, shortest = int(falling[first]), int(falling[end - 1])
+        room = sequence_len - longest
+        num_fitting = room // shortest
+        num_longest = min(longer_than[longest - 1], end) - first
+        if not num_fitting:
+            num, fills = min(longer_than[sequence_len - shortest], end) - first, 0
+        elif longest == shortest:
+            num, fills = num_longest // (num_fitting + 1), num_fitting
+        else:
+            num, fills = min(num_longest, (end - longer_than[shortest]) // num_fitting), num_fitting
+        if not num:
+            begin = np.searchsorted(tokens_before, tokens_before[end] - room)
+            num, fills = 1, end - max(int(begin), first + 1)
+        runs.append((num, fills))
+        first, end = first + num, end - num * fills
+    return runs
