@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ import pyarrow as pa
 from sftdata import truncation
 from sftdata.entries import TOKENIZED_FILE
 from sftdata.errors import DataError
-from sftdata.ledger import Entry
-from sftdata.tables import TableWriter, read_batches
+from sftdata.row_log import RowLog, Rows
+from sftdata.schemas import SPLITS
+from sftdata.tables import read_batches
 from sftdata.truncation import Kept, LongRows, Runs
 
 Int64 = npt.NDArray[np.int64]
@@ -23,17 +23,8 @@ Integers = npt.NDArray[np.integer[Any]]
 Bool = npt.NDArray[np.bool_]
 
 
-class Rows(NamedTuple):
-    """What Plan knows of every tokenized row. All (n,); digest (n, 2). weighted: a token has a weight other than 1."""
-
-    part: npt.NDArray[np.int32]
-    item: npt.NDArray[np.int32]
-    length: Int64
-    trained: npt.NDArray[np.int32]
-    split: npt.NDArray[np.int8]
-    category: npt.NDArray[np.int32]
-    digest: npt.NDArray[np.uint64]
-    weighted: Bool
+CUTTING = ("packed", "original")
+"""Ways to pack that cut what is longer than a row themselves."""
 
 
 class Samples(NamedTuple):
@@ -45,6 +36,8 @@ class Samples(NamedTuple):
     """(s,) of the row's samples, from 0."""
     length: Int64
     """(s,)"""
+    trained: Int64
+    """(s,) trained tokens that can be a target."""
     first_range: Int64
     """(s,) the first of a shortened row's ranges; −1 for a whole row."""
     num_ranges: Int64
@@ -78,7 +71,7 @@ class Samples(NamedTuple):
         return run, row_start, size, joined
 
 
-def accept(rows: Rows, spec: dict[str, Any], ledger: TableWriter, counts: Counter[str]) -> Samples:
+def accept(rows: Rows, spec: dict[str, Any], log: RowLog) -> Samples:
     """Return what is trained on; what is dropped and cut goes into the ledger with the reason.
 
     `spec` as in `planning.plan`. Under `compat` the published script has accepted and shortened the rows.
@@ -89,62 +82,56 @@ def accept(rows: Rows, spec: dict[str, Any], ledger: TableWriter, counts: Counte
         limit = None
     untrained = (rows.trained == 0) & (not spec["tokenize"]["compat"])
     too_long = np.zeros(len(untrained), dtype=bool)
-    if limit is not None and spec["pack"]["strategy"] != "packed":
-        too_long = (rows.length > limit) & ~untrained
+    if limit is not None:
+        bounded = np.array([pack_strategy(spec, split) not in CUTTING for split in range(len(SPLITS))])
+        too_long = (rows.length > limit) & ~untrained & bounded[rows.split]
     if mode == "error" and too_long.any():
-        _refuse(rows, too_long, spec)
-    kept = Kept(*(np.zeros(0, dtype=np.int64) for _ in Kept._fields))
+        _refuse(log, too_long, limit)
+    kept, trained = Kept(*(np.zeros(0, dtype=np.int64) for _ in Kept._fields)), np.zeros(0, dtype=np.int64)
     if mode in truncation.MODES and too_long.any():
-        kept = _shorten(rows, np.flatnonzero(too_long), spec["parts"], limit, mode)
+        kept, trained = _shorten(rows, np.flatnonzero(too_long), spec["parts"], limit, mode)
     lost = too_long.copy()
     lost[kept.row] = False
     for mask, reason in ((untrained, "no_trained_token"), (lost, "excess_length")):
-        _drop(rows, np.flatnonzero(mask), reason, spec["parts"], ledger, counts)
-    _record_cuts(rows, kept, spec["parts"], ledger, counts)
-    counts["kept"] = len(untrained) - counts["dropped"]
-    return _samples(rows, np.flatnonzero(~(untrained | too_long)), kept)
+        chosen = np.flatnonzero(mask)
+        log.drop(chosen, ("tokenize", reason), rows.length[chosen])
+    _record_cuts(log, kept)
+    return _samples(rows, np.flatnonzero(~(untrained | too_long)), kept, trained)
 
 
-def _refuse(rows: Rows, too_long: Bool, spec: dict[str, Any]) -> None:
+def pack_strategy(spec: dict[str, Any], split: int) -> str:
+    """Return how a split is packed; `original` is `splice` with the losses of the published class, for the training split."""
+    pack = spec["pack"]
+    if split:
+        return str(pack["validation"] or pack["strategy"])
+    return str(pack["compat"] or pack["strategy"])
+
+
+def _refuse(log: RowLog, too_long: Bool, limit: int) -> None:
     first = np.flatnonzero(too_long)[:1]
-    source, row_id = next(_names(spec["parts"], rows, first))
+    [source], [row_id] = (column.to_pylist() for column in log.names(first))
     raise DataError(
-        f"{source} {row_id}: {rows.length[first[0]]} tokens, sequence_len is {spec['tokenize']['sequence_len']}; "
-        f"{int(too_long.sum())} rows are too long (tokenize.excess_length: drop leaves them out)"
+        f"{source} {row_id}: {log.rows.length[first[0]]} tokens, sequence_len is {limit}; {int(too_long.sum())} rows are too "
+        "long (tokenize.excess_length: drop leaves them out)"
     )
 
 
-def _drop(
-    rows: Rows, chosen: Int64, reason: str, parts: Sequence[Path], ledger: TableWriter, counts: Counter[str]
-) -> None:
-    counts["dropped"] += len(chosen)
-    counts[f"drop:{reason}"] += len(chosen)
-    counts[f"drop_tokens:{reason}"] += int(rows.length[chosen].sum())
-    for (source, row_id), length in zip(_names(parts, rows, chosen), rows.length[chosen].tolist(), strict=True):
-        ledger.append(Entry(source, row_id, -1, "plan", "tokenize", "", "drop", reason, f"{length} tokens"))
-
-
-def _record_cuts(rows: Rows, kept: Kept, parts: Sequence[Path], ledger: TableWriter, counts: Counter[str]) -> None:
+def _record_cuts(log: RowLog, kept: Kept) -> None:
     """Write the rows that were shortened or split into the ledger."""
     row, first, num_ranges = np.unique(kept.row, return_index=True, return_counts=True)
     left = np.add.reduceat(kept.length, first) if len(first) else first
-    num_samples = kept.sample[first + num_ranges - 1] + 1
-    counts["cut_rows"] += len(row)
-    counts["cut_tokens"] += int((rows.length[row] - left).sum())
-    for (source, row_id), length, size, samples in zip(
-        _names(parts, rows, row), rows.length[row].tolist(), left.tolist(), num_samples.tolist(), strict=True
-    ):
-        evidence = f"{length - size} of {length} tokens cut" + (f", split into {samples}" if samples > 1 else "")
-        ledger.append(Entry(source, row_id, -1, "plan", "tokenize", "", "cut", "excess_length", evidence))
+    length = log.rows.length[row]
+    log.cut(row, ("tokenize", "excess_length"), length, length - left, kept.sample[first + num_ranges - 1] + 1)
 
 
-def _samples(rows: Rows, whole: Int64, kept: Kept) -> Samples:
+def _samples(rows: Rows, whole: Int64, kept: Kept, trained: Int64) -> Samples:
     keys, first, num_ranges = np.unique(truncation.sample_keys(kept), return_index=True, return_counts=True)
     lengths = np.add.reduceat(kept.length, first) if len(keys) else kept.length
     columns = (
         np.concatenate([whole, kept.row[first]]),
         np.concatenate([np.zeros(len(whole), dtype=np.int64), kept.sample[first]]),
         np.concatenate([rows.length[whole], lengths]),
+        np.concatenate([rows.trained[whole], trained]),
         np.concatenate([np.full(len(whole), -1, dtype=np.int64), first]),
         np.concatenate([np.zeros(len(whole), dtype=np.int64), num_ranges]),
     )
@@ -154,23 +141,43 @@ def _samples(rows: Rows, whole: Int64, kept: Kept) -> Samples:
     return Samples(*columns, kept.start, kept.length)
 
 
-def _shorten(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int, mode: str) -> Kept:
-    """Shorten the chosen rows, which ascend by part and item; their numbers in the result are those in `rows`."""
-    pieces = []
+def _shorten(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int, mode: str) -> tuple[Kept, Int64]:
+    """Shorten the chosen rows, which ascend; their numbers in the result are those in `rows`.
+
+    Returns what is kept, and the trained tokens of each sample of that.
+    """
+    pieces: list[Kept] = []
+    trained: list[Int64] = []
+    for span, long in _long_rows(rows, chosen, parts):
+        kept = truncation.truncate(long, limit, mode)
+        pieces.append(kept._replace(row=span[kept.row]))
+        trained.append(truncation.num_trained(kept, long.trained).counts)
+    return Kept(*(np.concatenate(columns) for columns in zip(*pieces, strict=True))), np.concatenate(trained)
+
+
+def trained_heads(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int) -> Bool:
+    """Return whether any of the first `limit` tokens of the chosen rows, which ascend, is trained."""
+    heads = []
+    for span, long in _long_rows(rows, chosen, parts):
+        number, zero = np.arange(len(span)), np.zeros(len(span), dtype=np.int64)
+        head = Kept(number, zero, zero, np.full(len(span), limit, dtype=np.int64))
+        heads.append(truncation.num_trained(head, long.trained).counts > 0)
+    return np.concatenate(heads) if heads else np.zeros(0, dtype=bool)
+
+
+def _long_rows(rows: Rows, chosen: Int64, parts: Sequence[Path]) -> Iterator[tuple[Int64, LongRows]]:
+    """Yield the chosen rows, which ascend, batch by batch: their numbers, and what truncation needs of them."""
     for number in np.unique(rows.part[chosen]).tolist():
         mine = chosen[rows.part[chosen] == number]
         first = 0
         for batch in read_batches(parts[number] / TOKENIZED_FILE):
             span = slice(*np.searchsorted(rows.item[mine], (first, first + len(batch))))
             if span.stop > span.start:
-                long = _long_rows(batch.take(pa.array(rows.item[mine[span]] - first)))
-                kept = truncation.truncate(long, limit, mode)
-                pieces.append(kept._replace(row=mine[span][kept.row]))
+                yield mine[span], _read_long(batch.take(pa.array(rows.item[mine[span]] - first)))
             first += len(batch)
-    return Kept(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
 
 
-def _long_rows(batch: pa.RecordBatch) -> LongRows:
+def _read_long(batch: pa.RecordBatch) -> LongRows:
     length = np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64)
     row, ends = _flat(batch, "turn_ends", 1)
     start = np.zeros(len(row), dtype=np.int64)
@@ -196,15 +203,3 @@ def _flat(batch: pa.RecordBatch, name: str, size: int) -> tuple[Int64, Int64]:
     offsets = column.offsets.to_numpy()
     values = column.values.to_numpy()[offsets[0] : offsets[-1]].astype(np.int64)
     return np.repeat(np.arange(len(column)), np.diff(offsets) // size), values
-
-
-def _names(parts: Sequence[Path], rows: Rows, chosen: Int64) -> Iterator[tuple[str, str]]:
-    """Yield (source, id) of chosen rows, which ascend by part and item."""
-    for number in np.unique(rows.part[chosen]).tolist():
-        items = rows.item[chosen[rows.part[chosen] == number]]
-        first = 0
-        for batch in read_batches(parts[number] / TOKENIZED_FILE):
-            local = items[(items >= first) & (items < first + len(batch))] - first
-            picked = batch.select(["source", "id"]).take(pa.array(local))
-            yield from zip(picked.column(0).to_pylist(), picked.column(1).to_pylist(), strict=True)
-            first += len(batch)

@@ -31,7 +31,8 @@ def check_limits(stage: str, counts: Counts, limits: Limits, quarantines: Sequen
     `quarantines` are files with the quarantined rows, to show one.
     """
     num_rows = counts.get("records", counts.get("rows", 0))
-    num_bad, num_dropped = counts.get("quarantined", 0), counts.get("dropped", 0)
+    num_bad = counts.get("quarantined", 0)
+    num_dropped = counts.get("dropped", 0) - counts.get("drop:left_out", 0)  # what the mixture leaves out was asked for
     if num_bad >= MIN_BAD_ROWS and num_bad > limits.max_bad * num_rows:
         raise DataError(
             f"{stage}: {num_bad:,} of {num_rows:,} rows cannot be used ({_reasons(counts, 'quarantine:')}); limits.max_bad is "
@@ -99,7 +100,7 @@ def check_conservation(counts: dict[str, Any]) -> None:
 
 def _tokens_out(counts: Counts) -> int:
     dropped = sum(count for name, count in counts.items() if name.startswith("drop_tokens:"))
-    return counts["kept_tokens"] + counts["cut_tokens"] + dropped
+    return counts["kept_tokens"] + counts["cut_tokens"] + dropped - counts.get("repeated_tokens", 0)
 
 
 def _out(counts: Counts) -> int:

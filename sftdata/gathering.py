@@ -31,6 +31,7 @@ class _Segments(NamedTuple):
     length: Int32
     joined: Bool
     """The run goes on with the document of the one before."""
+    copy: npt.NDArray[np.uint16]
 
     def take(self, chosen: slice | Int64) -> _Segments:
         """Return some of the segments."""
@@ -121,13 +122,15 @@ def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int])
 def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
     columns: list[list[npt.NDArray[Any]]] = [[] for _ in _Segments._fields]
     for batch in read_batches(path):
-        span = slice(*np.searchsorted(batch.column("row").to_numpy(), (first_row, first_row + num_rows)))
+        borders = np.array([first_row, first_row + num_rows], dtype=np.uint32)  # of the column's type, which is then not copied
+        first, end = np.searchsorted(batch.column("row").to_numpy(), borders).tolist()
         for column, name in zip(columns, _Segments._fields, strict=True):
-            column.append(batch.column(name).to_numpy(zero_copy_only=False)[span])
+            column.append(batch.column(name).slice(first, end - first).to_numpy(zero_copy_only=False))
     if not columns[0]:
         none = np.zeros(0, dtype=np.int32)
-        return _Segments(none.astype(np.int64), none, none, none, none, none > 0)
-    return _Segments(*(np.concatenate(column) for column in columns))
+        return _Segments(none.astype(np.int64), none, none, none, none, none > 0, none.astype(np.uint16))
+    row, *others = (np.concatenate(column) for column in columns)
+    return _Segments(row.astype(np.int64), *others)
 
 
 def _fill(
@@ -236,7 +239,6 @@ def _write_lineage(
     groups = [(sources.opened[int(batch_number[group[0]])].batch, pa.array(item[group])) for group in np.split(order, borders)]
     taken = [batch.select(["source", "id"]).take(rows) for batch, rows in groups]
     names = pa.Table.from_batches(taken).combine_chunks().take(back)
-    zero = np.zeros(len(segments.row), dtype=np.int32)
     lineage.extend_columns(
         [
             pa.repeat(split, len(segments.row)),
@@ -246,6 +248,6 @@ def _write_lineage(
             names["id"].combine_chunks(),
             pa.array(segments.start),
             pa.array(lengths),
-            pa.array(zero),
+            pa.array(segments.copy.astype(np.int32)),
         ]
     )

@@ -1,107 +1,143 @@
 """Decide in which order rows are trained on: integers in, integers out.
 
-A shuffle is a sort by a keyed hash of (seed, purpose, row identity). There is no generator state, no clock and no arrival
-order, so the same rows come out in the same order however they were listed, and a row that is added moves the others little.
+concat      all rows in one seeded order
+buckets     every category spread evenly over buckets, which are trained one after the other
+weighted    as many copies of each row as `weighting` chose, the copies far from each other
+curriculum  buckets of rising value, of length or of a column
+percent     slices by position, as the public script of Colossal-LLaMA cuts them
+
+Rows are shuffled inside their bucket, never across.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from sftdata.errors import RecipeError, suggest
+from sftdata.shuffling import Int64, Integers, UInt64, copy_identity, keyed_hash, keyed_order, stable_order
 
-STRATEGIES = ("concat", "buckets")
-
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-Integers = npt.NDArray[np.integer]
-
-# splitmix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014): the increment is the odd
-# integer nearest to 2**64 / golden ratio; the finaliser is variant 13 of David Stafford's improvements of MurmurHash3's
-# ("Better Bit Mixing", 2011).
-_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+Values = npt.NDArray[np.integer] | npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
 class Mix:
     """The order of the rows of one split, cut into buckets.
 
-    order: (n,) row indices, each exactly once. bucket_ends: (num_buckets,) places in `order`: bucket b is
-    order[bucket_ends[b - 1]:bucket_ends[b]], and bucket 0 starts at 0. keys: (n,) one seeded hash for each place of `order`,
-    for a later stage that puts groups of these rows in seeded order.
+    order: (n,) row indices, each once for every copy of it. copy: (n,) int32, the number of that copy from 0.
+    bucket_ends: (num_buckets,) places in `order`: bucket b is order[bucket_ends[b - 1]:bucket_ends[b]], and bucket 0 starts
+    at 0. keys: (n,) one seeded hash for each place of `order`, for what puts groups of these rows in seeded order later.
     """
 
     order: Int64
+    copy: npt.NDArray[np.int32]
     bucket_ends: Int64
     keys: UInt64
 
 
-def mix(
-    digests: npt.NDArray[np.uint8] | UInt64,
-    category: Integers,
-    *,
-    strategy: str,
-    seed: int,
-    bins: int | None = None,
-    shuffle: bool = True,
-) -> Mix:
-    """Put the rows of one split in the order of training.
+def concat(identity: UInt64, *, seed: int, shuffle: bool = True) -> Mix:
+    """Put all rows into one bucket, in seeded order, or as given without `shuffle`. identity: (n,), see `row_identity`."""
+    return _fill_buckets(identity, np.zeros(len(identity), dtype=np.int64), 1, seed=seed, shuffle=shuffle)
 
-    digests: (n, 16) uint8 or (n, 2) uint64, the content digest of each row. category: (n,) any integers; equal means the same
-    category. Numbers that do not depend on the other categories keep each category in its bins when one is added.
 
-    `concat` makes one bucket: in seeded order, or as given without `shuffle`. `buckets` divides every category into `bins`
-    bins and makes bucket k from bin k of every category, so that any two buckets differ by at most one row of each category.
+def buckets(identity: UInt64, category: Integers, *, bins: int, seed: int, shuffle: bool = True) -> Mix:
+    """Divide every category into `bins` bins and make bucket k from bin k of every category.
+
+    identity: (n,). category: (n,) any integers; equal means the same category. Numbers that do not depend on the other
+    categories keep each category in its bins when one is added. Any two buckets differ by at most one row of each category.
     With `shuffle` the rows are shuffled before they are divided and again inside their bucket; without it they stay in the
     given order.
-
-    Raises RecipeError for an unknown strategy, and for `bins` that are missing, below 1, or given to `concat`.
     """
-    _check_options(strategy, bins)
-    identity = row_identity(digests)
-    if len(category) != len(identity):
-        raise ValueError(f"{len(identity)} digests and {len(category)} categories; there must be one of each for a row")
-    if bins is None:
-        bucket = np.zeros(len(identity), dtype=np.int64)
-    else:
-        bucket = _divide(identity, category, bins=bins, seed=seed, shuffle=shuffle)
-    order = keyed_order(identity, seed=seed, purpose="order") if shuffle else np.arange(len(identity), dtype=np.int64)
-    if bins is not None:
-        order = order[_stable_order(bucket[order])]
-    bucket_ends = np.cumsum(np.bincount(bucket, minlength=bins or 1), dtype=np.int64)
-    return Mix(order, bucket_ends, keyed_hash(identity[order], seed=seed, purpose="packs"))
+    bucket = _divide(identity, category, bins=bins, seed=seed, shuffle=shuffle)
+    return _fill_buckets(identity, bucket, bins, seed=seed, shuffle=shuffle)
 
 
-def row_identity(digests: npt.NDArray[np.uint8] | UInt64) -> UInt64:
-    """Return one 64-bit number for each row that depends on its content and on how many copies of it came before.
+def weighted(identity: UInt64, category: Integers, num_copies: Integers, *, seed: int, shuffle: bool = True) -> Mix:
+    """Repeat rows so that no bucket holds a row twice, and every bucket holds about the same of each category.
 
-    digests: (n, 16) uint8 or (n, 2) uint64. Exact copies are numbered 0, 1, 2 ... by row index, and the number is part of
-    the identity: copies are shuffled independently of each other, and a distinct row has the same identity wherever it stands.
+    identity: (n,). category: (n,) 32-bit integers. num_copies: (n,) how often each row is trained, 0 leaves it out. There are
+    as many buckets as the largest number of copies; a row's copies lie as far from each other as these allow.
     """
-    words = _digest_words(digests)
-    folded = _mix64(words[:, 0] ^ _mix64(words[:, 1] + _INCREMENT))
-    copy_number = _count_earlier_copies(folded)
-    return _mix64(folded + copy_number.astype(np.uint64) * _INCREMENT)
+    num_buckets = max(int(num_copies.max(initial=0)), 1)
+    alike = (category.astype(np.int64) << 32) + num_copies
+    phase = _divide(identity, alike, bins=num_buckets, seed=seed, shuffle=shuffle)
+    row = np.repeat(np.arange(len(identity), dtype=np.int64), num_copies)
+    copy = np.arange(len(row), dtype=np.int64) - np.repeat(np.cumsum(num_copies) - num_copies, num_copies)
+    bucket = (copy * num_buckets + phase[row]) // num_copies[row]
+    mixed = _fill_buckets(copy_identity(identity[row], copy), bucket, num_buckets, seed=seed, shuffle=shuffle)
+    return replace(mixed, order=row[mixed.order], copy=copy[mixed.order].astype(np.int32))
 
 
-def keyed_hash(identity: UInt64, *, seed: int, purpose: str) -> UInt64:
-    """Hash 64-bit numbers under a seed and a purpose. identity: (n,) → (n,); distinct numbers get distinct hashes.
+def curriculum(identity: UInt64, values: Values, *, bins: int, seed: int, shuffle: bool = True) -> Mix:
+    """Cut the rows, sorted by rising value, into `bins` buckets of equally many rows.
 
-    Two purposes, or two seeds, give orders that have nothing to do with each other.
+    identity, values: (n,). Rows of equal value are in seeded order, or as given without `shuffle`. With it rows are also
+    shuffled inside their bucket; without it they rise there too.
     """
-    salt = np.frombuffer(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest(), dtype="<u8")
-    return _mix64(_mix64(identity ^ salt[0]) + salt[1])
+    rising = _tie_order(identity, seed=seed, shuffle=shuffle)
+    rising = rising[stable_order(values[rising])]
+    bucket = np.empty(len(rising), dtype=np.int64)
+    bucket[rising] = np.arange(len(rising)) * bins // max(len(rising), 1)
+    if shuffle:
+        return _fill_buckets(identity, bucket, bins, seed=seed, shuffle=True)
+    return _ordered(identity, rising, bucket, bins, seed=seed)
 
 
-def keyed_order(identity: UInt64, *, seed: int, purpose: str) -> Int64:
-    """Shuffle: return the indices of `identity` (n,) sorted by keyed hash, ties by index. Returns (n,)."""
-    return _stable_order(keyed_hash(identity, seed=seed, purpose=purpose))
+def percent(identity: UInt64, category: Integers, lengths: Int64, *, bins: int, seed: int) -> Mix:
+    """Cut the rows by position into slices of ceil(100 / bins) percent, each sorted by category, then length.
+
+    identity, category, lengths: (n,); categories compare as numbers. This is what the public `prepare_pretrain_dataset.py` of
+    Colossal-LLaMA does: for many `bins` it makes fewer slices than asked, and a slice may hold one category alone.
+    """
+    ends = percent_ends(len(identity), bins)
+    bucket = np.searchsorted(ends, np.arange(len(identity)), side="right")
+    return _ordered(identity, np.lexsort((lengths, category, bucket)), bucket, len(ends), seed=seed)
+
+
+def percent_ends(num_rows: int, bins: int) -> Int64:
+    """Return where each percent slice of `num_rows` rows ends, rounded as `datasets` does: to the nearest, .5 to even."""
+    step = -(-100 // bins)
+    return np.array([round(min(first + step, 100) * num_rows / 100) for first in range(0, 100, step)], dtype=np.int64)
+
+
+def group_by_length(mixed: Mix, lengths: Int64, *, group_rows: int, seed: int) -> Mix:
+    """Put rows of similar length side by side, in groups of `group_rows`, the groups of a bucket in seeded order.
+
+    lengths: of the rows by index, not by place. Batches cut from whole groups then need little padding. The last group of a
+    bucket holds its longest rows and may be short; it stays at the end, so that the others stay aligned.
+    """
+    lengths = lengths[mixed.order]
+    pieces = []
+    first = 0
+    for end in mixed.bucket_ends.tolist():
+        rising = first + np.lexsort((mixed.keys[first:end], lengths[first:end]))
+        num_groups = len(rising) // group_rows
+        whole = rising[: num_groups * group_rows].reshape(num_groups, group_rows)
+        order = keyed_order(mixed.keys[whole[:, 0]], seed=seed, purpose="length groups")
+        pieces += [whole[order].reshape(-1), rising[num_groups * group_rows :]]
+        first = end
+    place = np.concatenate(pieces)
+    return replace(mixed, order=mixed.order[place], copy=mixed.copy[place], keys=mixed.keys[place])
+
+
+def _fill_buckets(identity: UInt64, bucket: Int64, num_buckets: int, *, seed: int, shuffle: bool) -> Mix:
+    """Return the rows bucket by bucket, inside each in seeded order or as given."""
+    order = _tie_order(identity, seed=seed, shuffle=shuffle)
+    if num_buckets > 1:
+        order = order[stable_order(bucket[order])]
+    return _ordered(identity, order, bucket, num_buckets, seed=seed)
+
+
+def _ordered(identity: UInt64, order: Int64, bucket: Int64, num_buckets: int, *, seed: int) -> Mix:
+    """Return the mix of rows that stand in `order` already, bucket after bucket."""
+    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets), dtype=np.int64)
+    keys = keyed_hash(identity[order], seed=seed, purpose="packs")
+    return Mix(order, np.zeros(len(order), dtype=np.int32), ends, keys)
+
+
+def _tie_order(identity: UInt64, *, seed: int, shuffle: bool, purpose: str = "order") -> Int64:
+    return keyed_order(identity, seed=seed, purpose=purpose) if shuffle else np.arange(len(identity), dtype=np.int64)
 
 
 def _divide(identity: UInt64, category: Integers, *, bins: int, seed: int, shuffle: bool) -> Int64:
@@ -113,50 +149,10 @@ def _divide(identity: UInt64, category: Integers, *, bins: int, seed: int, shuff
     """
     values, index, num_rows = np.unique(category, return_inverse=True, return_counts=True)
     phase = keyed_hash(values.astype(np.int64).view(np.uint64), seed=seed, purpose="phase") % np.uint64(bins)
-    by_row = keyed_order(identity, seed=seed, purpose="bins") if shuffle else np.arange(len(identity), dtype=np.int64)
-    by_category = by_row[_stable_order(index[by_row])]
+    by_row = _tie_order(identity, seed=seed, shuffle=shuffle, purpose="bins")
+    by_category = by_row[stable_order(index[by_row])]
     first = np.cumsum(num_rows) - num_rows
     rank = np.arange(len(identity), dtype=np.int64) - np.repeat(first, num_rows)
     bucket = np.empty(len(identity), dtype=np.int64)
     bucket[by_category] = (rank * bins + np.repeat(phase.astype(np.int64), num_rows)) // np.repeat(num_rows, num_rows)
     return bucket
-
-
-def _count_earlier_copies(values: UInt64) -> Int64:
-    """Return for every value how many equal values stand before it. (n,) → (n,)."""
-    order = _stable_order(values)
-    places = np.arange(len(values), dtype=np.int64)
-    is_first = np.ones(len(values), dtype=bool)
-    is_first[1:] = values[order[1:]] != values[order[:-1]]
-    counts = np.empty(len(values), dtype=np.int64)
-    counts[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
-    return counts
-
-
-def _stable_order(values: npt.NDArray[np.generic]) -> Int64:
-    return np.argsort(values, kind="stable")
-
-
-def _mix64(values: UInt64) -> UInt64:
-    """Apply the finaliser of splitmix64, a bijection: each input bit changes about half of the output bits."""
-    values = (values ^ (values >> _SHIFTS[0])) * _MULTIPLIERS[0]
-    values = (values ^ (values >> _SHIFTS[1])) * _MULTIPLIERS[1]
-    return values ^ (values >> _SHIFTS[2])
-
-
-def _digest_words(digests: npt.NDArray[np.uint8] | UInt64) -> UInt64:
-    """Return digests as (n, 2) uint64. Bytes are read as little-endian on every machine."""
-    if digests.dtype == np.uint8 and digests.ndim == 2 and digests.shape[1] == 16:
-        return np.ascontiguousarray(digests).view("<u8").astype(np.uint64, copy=False)
-    if digests.dtype == np.uint64 and digests.ndim == 2 and digests.shape[1] == 2:
-        return digests.astype(np.uint64, copy=False)
-    raise ValueError(f"digests are {digests.dtype} of shape {digests.shape}; expected uint8 (n, 16) or uint64 (n, 2)")
-
-
-def _check_options(strategy: str, bins: int | None) -> None:
-    if strategy not in STRATEGIES:
-        raise RecipeError(f"mix.strategy: unknown strategy {strategy!r}{suggest(strategy, STRATEGIES)}")
-    if strategy == "concat" and bins is not None:
-        raise RecipeError(f"mix.bins: {bins} has no meaning with strategy 'concat'; remove it, or use strategy 'buckets'")
-    if strategy == "buckets" and (bins is None or bins < 1):
-        raise RecipeError(f"mix.bins: {bins}; strategy 'buckets' needs at least 1")

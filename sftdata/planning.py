@@ -9,29 +9,35 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata import mixing, packing, progress, storage
-from sftdata.acceptance import Rows, Samples, accept
+from sftdata.acceptance import Samples, accept, pack_strategy, trained_heads
+from sftdata.curriculum import read_values
 from sftdata.entries import LEDGER_FILE, PARTS_FILE, TOKENIZED_FILE, plan_name, read_decisions, read_parts
+from sftdata.mixing import Mix
+from sftdata.mixture import Contents, arrange, report_mixture
+from sftdata.row_log import RowLog, Rows
 from sftdata.schemas import LEDGER, SPLITS
+from sftdata.shuffling import copy_identity, fold_digests, row_identity
 from sftdata.tables import read_batches, stream_writer
 
 SEGMENT = pa.schema(
     [
-        ("row", pa.int64()),  # the packed row in its split
+        ("row", pa.uint32()),  # the packed row in its split
         ("part", pa.int32()),
         ("item", pa.int32()),  # the tokenized row in its part
         ("start", pa.int32()),
         ("length", pa.int32()),
         ("joined", pa.bool_()),  # goes on with the document of the segment before, out of which tokens were cut
+        ("copy", pa.uint16()),  # of the document, from 0
     ]
 )
-"""One run of tokens of a planned row, in the order of the shards."""
+"""One run of tokens of a planned row, in the order of the shards: 22 bytes and a bit."""
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,27 +45,30 @@ Int64 = npt.NDArray[np.int64]
 def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Decide truncation, order and packs of all splits; return counts and, split by split, what the shards will hold.
 
-    `spec`: `work` (folder), `parts` (tokenized parts in it), `decisions` (folder), `categories` (a number for each part),
-    `tokenize`, `mix`, `pack`, `shards`, `split`, `seed`. Raises DataError where `excess_length` is error and a row is too long.
+    `spec`: `work` (folder), `parts` and `documents` (tokenized and prepared parts in it), `decisions` (folder), `sources` and
+    `categories` (a name for each part), `weights` (what each source asks for), `tokenize`, `mix`, `pack`, `shards`, `split`,
+    `seed`. Raises DataError where `excess_length` is error and a row is too long, or the mixture cannot be met.
     """
     storage.write_json(folder / PARTS_FILE, spec["parts"], durable=False)
     spec = {**spec, "parts": read_parts(folder, Path(spec["work"]))}
     rows = _read_rows(spec)
     counts: Counter[str] = Counter(rows=len(rows.length), tokens=int(rows.length.sum()))
-    with stream_writer(folder / LEDGER_FILE, LEDGER) as ledger:
-        samples = accept(rows, spec, ledger, counts)
     splits = {}
-    for index, name in enumerate(SPLITS):
-        if index and not spec["split"]["validation"]:
-            continue
-        chosen = np.flatnonzero(rows.split[samples.row] == index)
-        splits[name] = _plan_split(folder, name, (rows, samples), chosen, spec)
-    counts["kept_tokens"] = int(samples.length.sum())
+    with stream_writer(folder / LEDGER_FILE, LEDGER) as ledger:
+        log = RowLog(rows, spec["parts"], ledger, counts)
+        samples = accept(rows, spec, log)
+        for index, name in enumerate(SPLITS):
+            if index == 0 or spec["split"]["validation"]:
+                found = _Split(index, rows, samples, np.flatnonzero(rows.split[samples.row] == index))
+                splits[name] = _plan_split(folder / plan_name(name), found, spec, log)
+    counts["kept"] = counts["rows"] - counts["dropped"]
+    counts["kept_tokens"] = sum(split["tokens"] for split in splits.values())
     return {"counts": dict(counts), "splits": splits}
 
 
 def _read_rows(spec: dict[str, Any]) -> Rows:
     pieces = []
+    published = spec["tokenize"]["compat"] is not None  # only then the first token of a document may be trained
     for number, part in enumerate(spec["parts"]):
         _, split = read_decisions(Path(spec["decisions"]), number)
         item = 0
@@ -71,10 +80,9 @@ def _read_rows(spec: dict[str, Any]) -> Rows:
                     part=np.full(count, number, dtype=np.int32),
                     item=np.arange(item, item + count, dtype=np.int32),
                     length=np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64),
-                    trained=batch.column("num_trained").to_numpy(),
+                    trained=batch.column("num_trained").to_numpy() - (0 if published else _first_trained(batch)),
                     split=split[batch.column("row").to_numpy()],
-                    category=np.full(count, spec["categories"][number], dtype=np.int32),
-                    digest=digest.astype(np.uint64),
+                    identity=fold_digests(digest.astype(np.uint64)),
                     weighted=np.diff(batch.column("weight_values").offsets.to_numpy()) > 0,
                 )
             )
@@ -82,60 +90,123 @@ def _read_rows(spec: dict[str, Any]) -> Rows:
         progress.tick(item)
     if not pieces:
         none = np.zeros(0, dtype=np.int32)
-        return Rows(none, none, none.astype(np.int64), none, none.astype(np.int8), none, np.zeros((0, 2), np.uint64), none > 0)
+        return Rows(none, none, none.astype(np.int64), none, none.astype(np.int8), none.astype(np.uint64), none > 0)
     return Rows(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
-def _plan_split(
-    folder: Path, name: str, found: tuple[Rows, Samples], chosen: Int64, spec: dict[str, Any]
-) -> dict[str, Any]:
-    """Mix and pack the chosen samples of one split, write its plan, and return what its shards will hold."""
-    rows, samples = found
-    row = samples.row[chosen]
-    training = name == SPLITS[0]
-    mix = spec["mix"] if training else {"strategy": "concat", "shuffle": False, "bins": None}
-    mixed = mixing.mix(_identities(rows.digest[row], samples.number[chosen]), rows.category[row], seed=spec["seed"], **mix)
-    order = chosen[mixed.order]
-    lengths = samples.length[order]
-    strategy = spec["pack"]["strategy"] if training else spec["pack"]["validation"] or spec["pack"]["strategy"]
-    length = spec["tokenize"]["sequence_len"] or 1
+def _first_trained(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return the rows whose first token is marked as trained, which no target can be: nothing predicts it."""
+    runs = batch.column("mask_runs")
+    offsets = runs.offsets.to_numpy()
+    first = np.zeros(len(batch), dtype=bool)
+    some = np.flatnonzero(np.diff(offsets))
+    first[some] = runs.values.to_numpy()[offsets[some]] == 0
+    return first
+
+
+class _Split(NamedTuple):
+    """The samples of one split: chosen, (n,), are theirs among all, ascending."""
+
+    number: int
+    rows: Rows
+    samples: Samples
+    chosen: Int64
+
+    def contents(self) -> Contents:
+        """Return what mixing needs."""
+        row = self.samples.row[self.chosen]
+        folded = copy_identity(self.rows.identity[row], self.samples.number[self.chosen])
+        length, trained = self.samples.length[self.chosen], self.samples.trained[self.chosen]
+        return Contents(row, row_identity(folded), self.rows.part[row], length, trained)
+
+
+def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) -> dict[str, Any]:
+    """Mix and pack the samples of one split, write its plan, and return what its shards will hold."""
+    contents = found.contents()
+    training = found.number == 0
+    mixed = _mix(contents, found, spec) if training else mixing.concat(contents.identity, seed=spec["seed"], shuffle=False)
+    lengths = contents.length[mixed.order]
+    strategy = pack_strategy(spec, found.number)
+    sequence_len = spec["tokenize"]["sequence_len"] or 1
     if strategy == "padding":  # a published script may keep rows that are longer
-        length = max(length, int(lengths.max(initial=1)))
-    packed = packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=length, keys=mixed.keys)
-    report = packing.report_packing(packed, lengths, strategy=strategy, sequence_len=length)
-    _write_plan(folder / plan_name(name), found, order, packed)
+        sequence_len = max(sequence_len, int(lengths.max(initial=1)))
+    packed = _pack(mixed, lengths, strategy, sequence_len, (found, spec))
+    report = packing.report_packing(packed, lengths, strategy=strategy, sequence_len=sequence_len)
+    _write_plan(path, found, mixed, packed)
+    _record_outcomes(found, mixed, packed, log)
     ends = np.append(0, np.cumsum(packed.length, dtype=np.int64))
-    row_tokens = np.diff(ends[packed.pack_offsets])
     return {
-        "strategy": strategy,
+        "strategy": spec["pack"]["strategy"] if strategy == "original" else strategy,
         "rows": report.num_rows,
         "segments": report.num_segments,
-        "samples": len(chosen),
+        "samples": len(mixed.order) - report.num_samples_lost,
         "tokens": report.num_tokens_out,
-        "weighted": bool(rows.weighted[row].any()),
+        "weighted": bool(found.rows.weighted[contents.row].any()),
         "bucket_rows": [int(count) for count in packed.bucket_rows],
-        "shard_rows": _cut_shards(row_tokens, spec["shards"]["max_bytes"]),
+        "shard_rows": _cut_shards(np.diff(ends[packed.pack_offsets]), spec["shards"]["max_bytes"]),
         "packing": asdict(report),
+        **({"mixture": report_mixture(contents, mixed, spec)} if training else {}),
     }
 
 
-def _identities(digest: npt.NDArray[np.uint64], number: Int64) -> npt.NDArray[np.uint64]:
-    """Return digests in which the samples of one row differ, so that they are not trained one after the other."""
-    digest = digest.copy()
-    digest[:, 1] ^= number.astype(np.uint64)
-    return digest
+def _mix(contents: Contents, found: _Split, spec: dict[str, Any]) -> Mix:
+    def read_column(name: str) -> npt.NDArray[np.float64]:
+        documents = [Path(spec["work"]) / entry for entry in spec["documents"]]
+        return read_values(name, contents.part, found.rows.item[contents.row], spec["parts"], documents)
+
+    return arrange(contents, spec, read_column)
 
 
-def _write_plan(path: Path, found: tuple[Rows, Samples], order: Int64, packed: packing.Plan) -> None:
-    """Write the segments of a split: samples `order[packed.item]`, as runs of tokens of their rows."""
-    rows, samples = found
-    sample = order[packed.item]
+def _pack(
+    mixed: Mix, lengths: Int64, strategy: str, sequence_len: int, origin: tuple[_Split, dict[str, Any]]
+) -> packing.Plan:
+    found, spec = origin
+    keys = mixed.keys if spec["mix"]["shuffle"] and found.number == 0 else None
+    if strategy != "original":
+        return packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=sequence_len, keys=keys)
+    seed = spec["seed"] if spec["mix"]["shuffle"] else None
+    original = packing.Original(spec["pack"]["num_packed_sequences"], seed)
+    row = found.samples.row[found.chosen]
+    long = np.flatnonzero(found.samples.length[found.chosen] > sequence_len)
+    heads = np.ones(len(row), dtype=bool)
+    heads[long] = trained_heads(found.rows, row[long], spec["parts"], sequence_len)
+    head = heads[mixed.order]
+    return packing.pack_as_original(
+        lengths, mixed.bucket_ends, sequence_len=sequence_len, original=original, trained_head=head
+    )
+
+
+def _write_plan(path: Path, found: _Split, mixed: Mix, packed: packing.Plan) -> None:
+    """Write the segments of a split as runs of tokens of their rows."""
+    rows, samples = found.rows, found.samples
+    sample = found.chosen[mixed.order[packed.item]]
     run, start, length, joined = samples.pieces(sample, packed.start, packed.length)
     source = samples.row[sample[run]]
     row = np.repeat(np.arange(len(packed.pack_offsets) - 1), np.diff(packed.pack_offsets))[run]
-    columns = [row, rows.part[source], rows.item[source], start, length, joined]
+    copy = mixed.copy[packed.item[run]]
+    columns = [row, rows.part[source], rows.item[source], start, length, joined, copy]
     with stream_writer(path, SEGMENT) as table:
         table.extend_columns([pa.array(column, type=field.type) for column, field in zip(columns, SEGMENT, strict=True)])
+
+
+def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLog) -> None:
+    """Write the rows into the ledger that the mixture leaves out or repeats, and those that the packing loses or cuts."""
+    length = found.samples.length[found.chosen]
+    once = len(mixed.order) == len(length) and not mixed.copy.any()
+    if once and packed.length.sum(dtype=np.int64) == length.sum():
+        return
+    first = np.flatnonzero(np.diff(found.samples.row[found.chosen], prepend=-1))
+    row = found.samples.row[found.chosen[first]]
+    whole = np.add.reduceat(length, first) if len(first) else length
+    num_copies = np.bincount(mixed.order, minlength=len(length))[first]
+    taken = np.bincount(mixed.order, weights=length[mixed.order], minlength=len(length))
+    placed = np.bincount(mixed.order[packed.item], weights=packed.length, minlength=len(length))
+    lost = np.add.reduceat(taken - placed, first).astype(np.int64) if len(first) else length
+    out, gone = num_copies == 0, (lost == whole) & (num_copies > 0)
+    log.drop(row[out], ("mix", "left_out"), whole[out])
+    log.drop(row[gone], ("pack", "spliced_out"), whole[gone])
+    log.cut(row, ("pack", "spliced_out"), whole, np.where(gone, 0, lost), np.ones_like(row))
+    log.repeat(row, whole, num_copies)
 
 
 BYTES_A_TOKEN = 9

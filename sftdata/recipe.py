@@ -87,6 +87,16 @@ class Source(Section):
     format: StepField
     category: str | None = None
     licence: str = ""
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_epochs: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_ask(self) -> Source:
+        for name in ("weight", "max_epochs"):
+            if self.epochs is not None and getattr(self, name) is not None:
+                raise _at((name,), "has no meaning beside epochs, which says how often the rows are trained")
+        return self
 
 
 class Dedup(Section):
@@ -132,16 +142,25 @@ class Split(Section):
 
 
 class Mix(Section):
-    """In which order the sources' rows are trained."""
+    """In which order the sources' rows are trained, and how often."""
 
-    strategy: Literal["concat", "buckets"] = "concat"
-    bins: int | None = Field(default=None, ge=1)
+    strategy: Literal["concat", "buckets", "weighted", "curriculum"] = "concat"
     shuffle: bool = True
+    bins: int | None = Field(default=None, ge=1)
+    by: Literal["tokens", "trained_tokens", "rows"] | None = None
+    budget: int | None = Field(default=None, ge=1)
+    stop: Literal["first_exhausted", "all_exhausted"] | None = None
+    order_by: str | None = Field(default=None, min_length=1)
+    group_by_length: int | None = Field(default=None, ge=2)
+    compat: Literal["percent"] | None = None
 
     @model_validator(mode="after")
-    def _bins_need_buckets(self) -> Mix:
-        if self.bins is not None and self.strategy != "buckets":
-            raise ValueError(f"bins has no meaning under mix.strategy {self.strategy}")
+    def _options_mean_something(self) -> Mix:
+        _meaningless(self, "strategy", MIX_OPTIONS)
+        if self.compat is not None and self.group_by_length is not None:
+            raise _at(("group_by_length",), "has no meaning under mix.compat percent, which sorts the rows itself")
+        if self.budget is not None and self.stop is not None:
+            raise _at(("stop",), "has no meaning beside budget, which says where to stop")
         return self
 
     @property
@@ -149,12 +168,55 @@ class Mix(Section):
         """Number of buckets: 10 where the recipe does not say, as in Colossal-LLaMA's script."""
         return self.bins or 10
 
+    def settings(self) -> dict[str, Any]:
+        """Return the options with what stands for those that the recipe leaves out under its strategy."""
+        found = self.model_dump()
+        if self.strategy in MIX_OPTIONS["bins"]:
+            found["bins"] = self.num_bins
+        if self.strategy == "weighted":
+            found.update(by=self.by or "tokens", stop=self.stop or "first_exhausted")
+        if self.strategy == "curriculum":
+            found["order_by"] = self.order_by or "length"
+        return found
+
+
+MIX_OPTIONS = {
+    "bins": ("buckets", "curriculum"),
+    "by": ("weighted",),
+    "budget": ("weighted",),
+    "stop": ("weighted",),
+    "order_by": ("curriculum",),
+    "compat": ("buckets",),
+}
+"""The strategies under which an option of `mix` has a meaning; those not named here always have one."""
+
 
 class Pack(Section):
     """How samples fill rows of `sequence_len` tokens."""
 
-    strategy: Literal["padding", "best_fit", "concat", "packed"] = "padding"
+    strategy: Literal["padding", "best_fit", "concat", "packed", "splice"] = "padding"
     validation: Literal["padding"] | None = None
+    compat: Literal["original"] | None = None
+    num_packed_sequences: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _options_mean_something(self) -> Pack:
+        _meaningless(self, "strategy", {"compat": ("splice",)})
+        _meaningless(self, "compat", {"num_packed_sequences": ("original",)})
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options with what stands for those that the recipe leaves out."""
+        return {**self.model_dump(), "num_packed_sequences": self.num_packed_sequences or 8}
+
+
+def _meaningless(section: Section, key: str, options: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise for an option that is given under a value of `key` for which it has no meaning."""
+    value = getattr(section, key)
+    for name, values in options.items():
+        if getattr(section, name) is not None and value not in values:
+            under = f"{key} {value}" if value else f"no {key}"
+            raise _at((name,), f"has no meaning under {under}, only under {' and '.join(values)}")
 
 
 class ShardOptions(Section):
@@ -203,7 +265,27 @@ class Recipe(Section):
                     raise _at(("sources", number, "format"), message)
         if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
             raise _at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
+        self._check_shares()
+        if self.mix.group_by_length is not None and self.pack.strategy != "padding":
+            message = f"has no meaning under pack.strategy {self.pack.strategy}, only under padding"
+            raise _at(("mix", "group_by_length"), message)
         return self
+
+    def _check_shares(self) -> None:
+        """Raise for what sources ask for where the strategy does not look at it, and the other way round."""
+        if self.mix.strategy == "weighted":
+            if self.pack.compat is not None:
+                raise _at(("pack", "compat"), "has no meaning under mix.strategy weighted, whose repeats it would lose")
+            if all(source.epochs is not None for source in self.sources):
+                for name in ("budget", "stop"):
+                    if getattr(self.mix, name) is not None:
+                        raise _at(("mix", name), "has no meaning where every source has its epochs")
+            return
+        for number, source in enumerate(self.sources):
+            for name in ("weight", "epochs", "max_epochs"):
+                if getattr(source, name) is not None:
+                    message = f"has no meaning under mix.strategy {self.mix.strategy}, only under weighted"
+                    raise _at(("sources", number, name), message)
 
     @property
     def cleaners(self) -> list[StepSpec]:

@@ -55,7 +55,7 @@ def explain(error: ValidationError, places: Places, known: Iterable[str] | None 
     place = (*below, *(part for part in first["loc"] if not _is_validator_name(part)))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "does_not_fit":
-        return places.error(first["ctx"]["place"], message)
+        return places.error((*place, *first["ctx"]["place"]), message)
     if first["type"] == "extra_forbidden":
         message = f"unknown key{suggest(str(place[-1]), _fields_at(place[:-1]) if known is None else known)}"
     elif first["type"] == "missing":

@@ -18,8 +18,8 @@ import xxhash
 from sftdata import dedup, progress
 from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, decisions_name
 from sftdata.ledger import Entry
-from sftdata.mixing import keyed_hash
 from sftdata.schemas import LEDGER
+from sftdata.shuffling import keyed_hash
 from sftdata.tables import read_batches, stream_writer
 
 DECISION = pa.schema([("keep", pa.bool_()), ("split", pa.int8())])

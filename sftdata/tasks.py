@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import xxhash
-
 from sftdata import registry, storage
 from sftdata.recipe import Source, StepSpec
 from sftdata.recipe_loader import Loaded
@@ -229,18 +226,22 @@ class TaskMaker:
     def plan(self, tokenized: Sequence[tuple[Prepared, Task]], resolved: Task) -> Planned:
         """Decide over all tokenized rows: truncation, order and packs."""
         recipe = self.recipe
-        bins = recipe.mix.num_bins if recipe.mix.strategy == "buckets" else None
+        sources = [item.part.source for item, _ in tokenized]
         options = {
-            "categories": [_category_number(category_of(item.part.source)) for item, _ in tokenized],
+            "sources": [source.name for source in sources],
+            "categories": [category_of(source) for source in sources],
+            "weights": [source.model_dump(include={"name", "weight", "epochs", "max_epochs"}) for source in recipe.sources],
             "tokenize": recipe.tokenize.model_dump(include={"sequence_len", "excess_length", "compat"}),
-            "mix": {"strategy": recipe.mix.strategy, "bins": bins, "shuffle": recipe.mix.shuffle},
-            "pack": recipe.pack.model_dump(),
+            "mix": recipe.mix.settings(),
+            "pack": recipe.pack.settings(),
             "shards": recipe.shards.model_dump(),
             "split": recipe.split.model_dump(),
             "seed": recipe.seed,
         }
         parts = [task.entry.relative_to(self.work_folder).as_posix() for _, task in tokenized]
-        spec = {"work": str(self.work_folder), "parts": parts, "decisions": str(resolved.entry), **options}
+        documents = [item.task.entry.relative_to(self.work_folder).as_posix() for item, _ in tokenized]
+        where = {"work": str(self.work_folder), "parts": parts, "documents": documents, "decisions": str(resolved.entry)}
+        spec = {**where, **options}
         depends_on = {
             "tokenized parts": [task.fingerprint for _, task in tokenized],
             "decisions": resolved.fingerprint,
@@ -281,11 +282,6 @@ def shard_columns(splits: dict[str, dict[str, Any]]) -> list[str]:
 def category_of(source: Source) -> str:
     """Return what mixing counts a source's rows as."""
     return source.category or source.name
-
-
-def _category_number(category: str) -> int:
-    """Return a number that depends on the category's name alone, so that another category moves none of its rows."""
-    return int(np.uint32(xxhash.xxh32_intdigest(category.encode("utf-8"))).view(np.int32))
 
 
 def _tokenizer_digests(path: Path) -> dict[str, str]:

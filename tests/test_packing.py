@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sftdata import mixing
 from sftdata.errors import ConservationError, DataError, RecipeError
-from sftdata.mixing import mix
 from sftdata.packing import STRATEGIES, lower_bound, pack, report_packing
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity" / "blog_modes" / "public"
@@ -197,11 +197,11 @@ def test_keys_leave_the_mixed_order_of_packed_and_padding(strategy):
 
 @given(st.permutations(range(60)), st.sampled_from(STRATEGIES))
 def test_mixed_and_packed_contents_are_the_same_for_any_listing(listing, strategy):
-    digests = np.arange(120, dtype=np.uint64).reshape(60, 2)
+    identity = np.arange(60, dtype=np.uint64)
     lengths = np.arange(60) * 7919 % 23 + 1
     contents = []
     for rows in (np.arange(60), np.array(listing)):
-        mixed = mix(digests[rows], rows % 3, strategy="buckets", bins=3, seed=11)
+        mixed = mixing.buckets(identity[rows], rows % 3, bins=3, seed=11)
         plan = pack(lengths[rows][mixed.order], mixed.bucket_ends, strategy=strategy, sequence_len=32, keys=mixed.keys)
         contents.append([rows[mixed.order][row].tolist() for row in items_of(plan)])
     assert len(contents[0]) > 15

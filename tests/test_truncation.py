@@ -144,6 +144,7 @@ def test_pieces_name_the_tokens_that_are_left(drawn: list[tuple[bool, list[Turn]
         np.append(np.arange(len(whole)), 100 + kept.row[first]),
         np.zeros(len(whole) + len(first), dtype=np.int64),
         np.array([*whole, *left], dtype=np.int64),
+        np.array([*whole, *left], dtype=np.int64),
         np.append(none, first),
         np.append(none * 0, num_ranges),
         kept.start,

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sftdata.errors import DamagedError, TrainingError
-from sftdata.mixing import keyed_hash
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Split
+from sftdata.shuffling import keyed_hash
 from sftdata.trainer.settings import TrainSettings
 
 Int64 = npt.NDArray[np.int64]

@@ -1,0 +1,146 @@
+"""Put the samples of the training split in order as the recipe's `mix` says, and report the share of every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from sftdata import mixing, weighting
+from sftdata.mixing import Mix
+from sftdata.shuffling import Int64, UInt64, keyed_order
+
+ReadColumn = Callable[[str], npt.NDArray[np.float64]]
+
+
+class Contents(NamedTuple):
+    """What mixing knows of the samples of one split, all (n,).
+
+    row: the record of each, ascending; several samples of one record follow each other. identity: see
+    `shuffling.row_identity`. part: the tokenized part, an index into `sources` and `categories`. length, trained: tokens.
+    """
+
+    row: Int64
+    identity: UInt64
+    part: npt.NDArray[np.int32]
+    length: Int64
+    trained: Int64
+
+
+def arrange(contents: Contents, spec: dict[str, Any], read_column: ReadColumn) -> Mix:
+    """Return the order of the samples under `spec["mix"]`, with repeats and without those that the mixture leaves out.
+
+    `spec`: `mix` (options), `sources` and `categories` (names, one for each part), `weights` (what each source asks for),
+    `seed`. read_column: name of a field of the records → its value for each sample, (n,). Raises DataError.
+    """
+    options, seed = spec["mix"], spec["seed"]
+    strategy, bins, shuffle = options["strategy"], options["bins"], options["shuffle"]
+    identity, length = contents.identity, contents.length
+    if options["compat"] == "percent":
+        rank = _ranks(spec["categories"])
+        return mixing.percent(identity, rank[contents.part], length, bins=bins, seed=seed)
+    if strategy == "weighted":
+        num_copies = _copies(contents, spec)
+        mixed = mixing.weighted(identity, _numbers(spec["sources"])[contents.part], num_copies, seed=seed, shuffle=shuffle)
+    elif strategy == "buckets":
+        category = _numbers(spec["categories"])[contents.part]
+        mixed = mixing.buckets(identity, category, bins=bins, seed=seed, shuffle=shuffle)
+    elif strategy == "curriculum":
+        values = length if options["order_by"] == "length" else read_column(options["order_by"])
+        mixed = mixing.curriculum(identity, values, bins=bins, seed=seed, shuffle=shuffle)
+    else:
+        mixed = mixing.concat(identity, seed=seed, shuffle=shuffle)
+    if options["group_by_length"] is not None:
+        mixed = mixing.group_by_length(mixed, length, group_rows=options["group_by_length"], seed=seed)
+    return mixed
+
+
+def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return what the mixture takes of each source: samples, tokens, trained tokens, epochs, and its share, asked and realised.
+
+    Shares and epochs count what `mix.by` says, tokens where it says nothing; `asked` is there under `weighted` alone.
+    """
+    unit = spec["mix"]["by"] or "tokens"
+    names = [ask["name"] for ask in spec["weights"]]
+    source = _source_numbers(spec)[contents.part]
+    num_copies = np.bincount(mixed.order, minlength=len(source))
+    sizes = _sizes(contents, unit)
+    before = _sums(source, sizes, len(names))
+    after = _sums(source, sizes * num_copies, len(names))
+    columns = {
+        "samples": _sums(source, num_copies, len(names)),
+        "tokens": _sums(source, contents.length * num_copies, len(names)),
+        "trained_tokens": _sums(source, contents.trained * num_copies, len(names)),
+    }
+    asked: list[float | None] = [None] * len(names)
+    if spec["mix"]["strategy"] == "weighted":
+        asked = [float(target.asked) for target in _targets(spec, before)]
+    whole = sum(after)
+    found = {
+        name: {
+            **({} if asked[number] is None else {"asked": asked[number]}),
+            "realised": after[number] / whole if whole else 0.0,
+            "epochs": after[number] / before[number] if before[number] else 0.0,
+            **{column: values[number] for column, values in columns.items()},
+        }
+        for number, name in enumerate(names)
+    }
+    return {"by": unit, "sources": found}
+
+
+def _copies(contents: Contents, spec: dict[str, Any]) -> npt.NDArray[np.int32]:
+    """Return how often each sample is trained, (n,): the samples of one record equally often."""
+    begins = np.ones(len(contents.row), dtype=bool)
+    begins[1:] = contents.row[1:] != contents.row[:-1]
+    first = np.flatnonzero(begins)
+    source = _source_numbers(spec)[contents.part[first]]
+    sizes = _sizes(contents, spec["mix"]["by"])
+    size = np.add.reduceat(sizes, first) if len(first) else sizes
+    found = _targets(spec, _sums(source, size, len(spec["weights"])))
+    identity = contents.identity[first]
+    order = np.arange(len(first), dtype=np.int64)
+    if spec["mix"]["shuffle"]:
+        order = keyed_order(identity, seed=spec["seed"], purpose="weights")
+    num_copies = weighting.choose_copies([target.amount for target in found], source, size, order)
+    copies: npt.NDArray[np.int32] = num_copies[np.cumsum(begins) - 1]
+    return copies
+
+
+def _targets(spec: dict[str, Any], sizes: Sequence[int]) -> list[weighting.Target]:
+    options = spec["mix"]
+    asks = [weighting.Ask(**ask) for ask in spec["weights"]]
+    unit = options["by"].replace("_", " ")
+    return weighting.targets(asks, sizes, budget=options["budget"], stop=options["stop"], unit=unit)
+
+
+def _sizes(contents: Contents, unit: str) -> Int64:
+    """Return what each sample counts for; of a record that was split only the first sample counts as a row."""
+    if unit == "rows":
+        begins = np.ones(len(contents.row), dtype=np.int64)
+        begins[1:] = contents.row[1:] != contents.row[:-1]
+        return begins
+    return contents.length if unit == "tokens" else contents.trained
+
+
+def _sums(source: Int64, values: Int64, num_sources: int) -> list[int]:
+    return [int(values[source == number].sum()) for number in range(num_sources)]
+
+
+def _source_numbers(spec: dict[str, Any]) -> Int64:
+    """Return the place of each part's source in `weights`."""
+    places = {ask["name"]: place for place, ask in enumerate(spec["weights"])}
+    return np.array([places[name] for name in spec["sources"]], dtype=np.int64)
+
+
+def _numbers(names: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Return a number for each name that depends on it alone, so that another category moves none of its rows."""
+    return np.array([xxhash.xxh32_intdigest(name.encode("utf-8")) for name in names], dtype=np.uint32).view(np.int32)
+
+
+def _ranks(names: Sequence[str]) -> Int64:
+    """Return the rank of each name among all, by the bytes of its UTF-8."""
+    known = sorted(set(names), key=lambda name: name.encode("utf-8"))
+    return np.array([known.index(name) for name in names], dtype=np.int64)
