@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from sftdata.compat import SCRIPTS
+from sftdata.recipe_mixing import Mix, Pack
+from sftdata.recipe_section import Section, at
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 SOURCE_NAME = r"^\w[\w-]*$"
@@ -18,12 +19,6 @@ SOURCE_NAME = r"^\w[\w-]*$"
 Role = Literal["system", "user", "assistant", "tool"]
 DEDUP = "dedup"
 """The step of the recipe's own `clean` that decides over all rows together."""
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StepSpec(Section):
@@ -95,7 +90,7 @@ class Source(Section):
     def _one_ask(self) -> Source:
         for name in ("weight", "max_epochs"):
             if self.epochs is not None and getattr(self, name) is not None:
-                raise _at((name,), "has no meaning beside epochs, which says how often the rows are trained")
+                raise at((name,), "has no meaning beside epochs, which says how often the rows are trained")
         return self
 
 
@@ -141,84 +136,6 @@ class Split(Section):
     group_by: Literal["document"] = "document"
 
 
-class Mix(Section):
-    """In which order the sources' rows are trained, and how often."""
-
-    strategy: Literal["concat", "buckets", "weighted", "curriculum"] = "concat"
-    shuffle: bool = True
-    bins: int | None = Field(default=None, ge=1)
-    by: Literal["tokens", "trained_tokens", "rows"] | None = None
-    budget: int | None = Field(default=None, ge=1)
-    stop: Literal["first_exhausted", "all_exhausted"] | None = None
-    order_by: str | None = Field(default=None, min_length=1)
-    group_by_length: int | None = Field(default=None, ge=2)
-    compat: Literal["percent"] | None = None
-
-    @model_validator(mode="after")
-    def _options_mean_something(self) -> Mix:
-        _meaningless(self, "strategy", MIX_OPTIONS)
-        if self.compat is not None and self.group_by_length is not None:
-            raise _at(("group_by_length",), "has no meaning under mix.compat percent, which sorts the rows itself")
-        if self.budget is not None and self.stop is not None:
-            raise _at(("stop",), "has no meaning beside budget, which says where to stop")
-        return self
-
-    @property
-    def num_bins(self) -> int:
-        """Number of buckets: 10 where the recipe does not say, as in Colossal-LLaMA's script."""
-        return self.bins or 10
-
-    def settings(self) -> dict[str, Any]:
-        """Return the options with what stands for those that the recipe leaves out under its strategy."""
-        found = self.model_dump()
-        if self.strategy in MIX_OPTIONS["bins"]:
-            found["bins"] = self.num_bins
-        if self.strategy == "weighted":
-            found.update(by=self.by or "tokens", stop=self.stop or "first_exhausted")
-        if self.strategy == "curriculum":
-            found["order_by"] = self.order_by or "length"
-        return found
-
-
-MIX_OPTIONS = {
-    "bins": ("buckets", "curriculum"),
-    "by": ("weighted",),
-    "budget": ("weighted",),
-    "stop": ("weighted",),
-    "order_by": ("curriculum",),
-    "compat": ("buckets",),
-}
-"""The strategies under which an option of `mix` has a meaning; those not named here always have one."""
-
-
-class Pack(Section):
-    """How samples fill rows of `sequence_len` tokens."""
-
-    strategy: Literal["padding", "best_fit", "concat", "packed", "splice"] = "padding"
-    validation: Literal["padding"] | None = None
-    compat: Literal["original"] | None = None
-    num_packed_sequences: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _options_mean_something(self) -> Pack:
-        _meaningless(self, "strategy", {"compat": ("splice",)})
-        _meaningless(self, "compat", {"num_packed_sequences": ("original",)})
-        return self
-
-    def settings(self) -> dict[str, Any]:
-        """Return the options with what stands for those that the recipe leaves out."""
-        return {**self.model_dump(), "num_packed_sequences": self.num_packed_sequences or 8}
-
-
-def _meaningless(section: Section, key: str, options: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise for an option that is given under a value of `key` for which it has no meaning."""
-    value = getattr(section, key)
-    for name, values in options.items():
-        if getattr(section, name) is not None and value not in values:
-            under = f"{key} {value}" if value else f"no {key}"
-            raise _at((name,), f"has no meaning under {under}, only under {' and '.join(values)}")
-
-
 class ShardOptions(Section):
     """How rows are cut into files."""
 
@@ -254,38 +171,38 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         for name in names:
             if names.count(name) > 1:
-                raise _at(("sources", len(names) - 1 - names[::-1].index(name), "name"), f"two sources are called {name!r}")
+                raise at(("sources", len(names) - 1 - names[::-1].index(name), "name"), f"two sources are called {name!r}")
         if self.pack.strategy != "padding" and self.tokenize.sequence_len is None:
-            raise _at(("pack", "strategy"), f"{self.pack.strategy} needs tokenize.sequence_len")
+            raise at(("pack", "strategy"), f"{self.pack.strategy} needs tokenize.sequence_len")
         if self.tokenize.compat:
             wanted = SCRIPTS[self.tokenize.compat].formatter
             for number, source in enumerate(self.sources):
                 if source.format.name != wanted:
                     message = f"tokenize.compat {self.tokenize.compat} reads the fields of the formatter {wanted}"
-                    raise _at(("sources", number, "format"), message)
+                    raise at(("sources", number, "format"), message)
         if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
-            raise _at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
+            raise at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
         self._check_shares()
         if self.mix.group_by_length is not None and self.pack.strategy != "padding":
             message = f"has no meaning under pack.strategy {self.pack.strategy}, only under padding"
-            raise _at(("mix", "group_by_length"), message)
+            raise at(("mix", "group_by_length"), message)
         return self
 
     def _check_shares(self) -> None:
         """Raise for what sources ask for where the strategy does not look at it, and the other way round."""
         if self.mix.strategy == "weighted":
             if self.pack.compat is not None:
-                raise _at(("pack", "compat"), "has no meaning under mix.strategy weighted, whose repeats it would lose")
+                raise at(("pack", "compat"), "has no meaning under mix.strategy weighted, whose repeats it would lose")
             if all(source.epochs is not None for source in self.sources):
                 for name in ("budget", "stop"):
                     if getattr(self.mix, name) is not None:
-                        raise _at(("mix", name), "has no meaning where every source has its epochs")
+                        raise at(("mix", name), "has no meaning where every source has its epochs")
             return
         for number, source in enumerate(self.sources):
             for name in ("weight", "epochs", "max_epochs"):
                 if getattr(source, name) is not None:
                     message = f"has no meaning under mix.strategy {self.mix.strategy}, only under weighted"
-                    raise _at(("sources", number, name), message)
+                    raise at(("sources", number, name), message)
 
     @property
     def cleaners(self) -> list[StepSpec]:
@@ -299,11 +216,6 @@ class Recipe(Section):
             if step.name == DEDUP:
                 return Dedup(**step.options)
         return None
-
-
-def _at(place: tuple[str | int, ...], message: str) -> PydanticCustomError:
-    """Return the error for a value that does not fit another one; `place` is where it stands."""
-    return PydanticCustomError("does_not_fit", "{message}", {"message": message, "place": place})
 
 
 def json_schema() -> dict[str, Any]:
