@@ -176,6 +176,7 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
             "samples": found["samples"],
             **built.counts["gather"][name],
             "packing": found["packing"],
+            **({"mixture": found["mixture"]} if "mixture" in found else {}),
         }
         for name, found in built.plan_summary["splits"].items()
     }
