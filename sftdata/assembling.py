@@ -6,6 +6,7 @@ path, no number of workers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +192,9 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
         "splits": splits,
         "counts": built.counts,
         "sources": _sources(built),
-        "tokenizer": built.tokenizer_summary,
+        "tokenizer": {**built.tokenizer_summary, "engines": _engines(built)},
         "chat_template": recipe.tokenizer.chat_template,
+        "warnings": _warnings(built),
         "fingerprints": {
             "recipe": fingerprint(resolved_recipe(built.loaded)),
             "inputs": fingerprint([item.part.digest for item in built.prepared]),
@@ -211,6 +213,21 @@ def _code(loaded: Loaded) -> str:
     found = (registry.find_step(kind, step.name, allow_code=loaded.allow_code) for kind, step in steps)
     modules = {*STAGE_MODULES, *(step.module for step in found)}
     return fingerprint({module: code_fingerprint(module) for module in modules})
+
+
+def _engines(built: Built) -> dict[str, int]:
+    """Return the number of parts that each engine encoded."""
+    return dict(sorted(Counter(summary["engine"] for summary in built.tokenized_summaries).items()))
+
+
+def _warnings(built: Built) -> list[str]:
+    """Return what the user must know although the build went on, one line each, with its cure."""
+    differences = [summary["difference"] for summary in built.tokenized_summaries if summary["difference"]]
+    cure = "all parts were encoded by tokenizers, which is right but slower"
+    return [
+        *built.tokenizer_summary["warnings"],
+        *(f"the fast engine gave other ids than tokenizers for {place}; {cure}" for place in differences),
+    ]
 
 
 def _sources(built: Built) -> dict[str, Any]:

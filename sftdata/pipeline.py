@@ -32,6 +32,7 @@ from sftdata.gathering import gather_shard
 from sftdata.planning import plan
 from sftdata.preparing import prepare_part
 from sftdata.recipe_loader import Loaded, load_recipe
+from sftdata.remaking import tokenize_parts
 from sftdata.resolving import resolve
 from sftdata.run_record import damaged_record, write_run_record
 from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
@@ -156,10 +157,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     tokenizer = maker.tokenizer(prepared, resolved.task, kept)
     [tokenizer_summary] = runner.map([tokenizer])
 
-    planned = [
-        maker.tokenize(number, item, resolved.task, kept[number], tokenizer.task) for number, item in enumerate(prepared)
-    ]
-    tokenized_summaries = runner.map(planned)
+    planned, tokenized_summaries = tokenize_parts(maker, runner, prepared, (resolved.task, tokenizer.task), kept)
     tokenized = [(item, task.task) for item, task in zip(prepared, planned, strict=True)]
     counts["tokenize"] = add_counts(tokenized_summaries)
     check_limits("tokenize", counts["tokenize"], limits, [task.entry / QUARANTINE_FILE for _, task in tokenized])

@@ -118,6 +118,8 @@ def note_build(result: BuildResult) -> None:
     note(f"  {splits}")
     if not counts["plan"]["kept"]:
         note("  warning: no record is left; the report and `sftdata why` say what became of them")
+    for warning in result.manifest["warnings"]:
+        note(click.style("  warning: ", fg="yellow") + warning)
     note(f"  report: {result.folder / 'report.html'}")
 
 

@@ -192,7 +192,9 @@ class TaskMaker:
         path = FOLDER / f"{name}.yaml" if name in built_in_names() else self.loaded.resolve(name)
         return storage.file_digest(path) if path.is_file() else name
 
-    def tokenize(self, number: int, item: Prepared, resolved: Task, kept: str, tokenizer: Task) -> Planned:
+    def tokenize(
+        self, number: int, item: Prepared, resolved: Task, kept: str, tokenizer: Task, *, engine: str = "auto"
+    ) -> Planned:
         """Tokenize the rows of part `number` that stay."""
         source = item.part.source
         compat = self.recipe.tokenize.compat
@@ -208,6 +210,7 @@ class TaskMaker:
             "format": self.origin.named("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
+            "engine": engine,
             "allow_code": self.loaded.allow_code,
         }
         depends_on = {
@@ -218,6 +221,7 @@ class TaskMaker:
             "format": self.origin.identity("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
+            "engine": engine,
             "code of tokenize": code_fingerprint("sftdata.tokenizing"),
             "libraries": {name: library_version(name) for name in ("tokenizers", "fastokens", "jinja2")},
         }

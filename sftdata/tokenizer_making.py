@@ -47,6 +47,7 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": encoder.vocab_size,
         "engine": encoder.engine,
         "learned": spec["path"] is None,
+        "warnings": [],
     }
 
 

@@ -33,7 +33,8 @@ from sftdata.tables import TableWriter, stream_writer
 from sftdata.templates.jinja import TURN_ENDS
 from sftdata.templates.render import TrainScope
 from sftdata.tokenizers import files as tokenizer_files
-from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, EnginesDiffer, concatenate, open_encoder
+from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, concatenate, open_encoder
+from sftdata.tokenizers.engine import EnginesDiffer
 from sftdata.tokenizing_compat import Writers, tokenize_as_published
 
 
@@ -70,13 +71,14 @@ def tokenize_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Tokenize the kept documents of one prepared part into `folder` and return its counts.
 
     `spec`: `source`, `documents` (folder), `decisions` (folder), `part`, `tokenizer` (folder), `template`, `format`,
-    `category`, `tokenize` (options), `allow_code`. Raises DataError where `control_tokens` is error and content holds one;
+    `category`, `tokenize` (options), `engine` (`auto`, or `tokenizers` alone), `allow_code`. Where the fast engine gave other
+    ids, the returned `difference` says for which text. Raises DataError where `control_tokens` is error and content holds one;
     TokenizerError where the tokenizer lacks what the format needs.
     """
     try:
-        return _tokenize(folder, spec, "auto")
-    except EnginesDiffer:
-        return _tokenize(folder, spec, "tokenizers")
+        return {**_tokenize(folder, spec, spec["engine"]), "difference": None}
+    except EnginesDiffer as error:
+        return {**_tokenize(folder, spec, "tokenizers"), "difference": f"{spec['source']} part {spec['part']}: {error}"}
 
 
 def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _tokenize_batch(part: _Part, documents: Documents) -> None:
     if not examples:
         return
     batch = concatenate(rendered.texts)
-    rows = _Rows(documents, examples, rendered, batch, part.encoder.encode(batch))
+    rows = _Rows(documents, examples, rendered, batch, part.encoder.encode(batch, part.counts["kept"]))
     dropped: set[int] = set()
     unproven: dict[int, InvalidRecord] = {}
     if part.spec["tokenize"]["control_tokens"] != "allow":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from sftdata.errors import TokenizerError
 from sftdata.tokenizer_making import make_tokenizer
-from sftdata.tokenizers import encoder as encoders
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Encoder, concatenate, open_encoder, splice
 from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
@@ -74,7 +72,7 @@ def test_families_take_the_path_that_they_shall(encoder: Encoder, request: pytes
     assert (table is not None) == (family in (*PROVEN_BY_BYTES, "llama2"))
     if table is None:
         return
-    ids, row_offsets = encoder._ids(batch.texts)
+    ids, row_offsets = encoder._ids(batch.texts, 0)
     proven = table.borders(ids, row_offsets, batch.data, batch.row_bytes)[2]
     if family in ("byte_level", "sentencepiece", "llama2"):
         assert proven.all() and encoder.engine == "fastokens"
@@ -146,43 +144,6 @@ def test_offsets_that_are_empty_or_fall_are_widened() -> None:
         (0, 1), (0, 2), (2, 2),  # nothing is left in the row to lend
         (2, 3), (3, 6), (3, 6), (6, 7),
     ]  # fmt: skip
-
-
-class _Liar:
-    """An engine that agrees on the texts of the self-check only."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def encode_batch_flat(self, batch: list[str], add_special_tokens: bool) -> tuple[bytes, bytes]:
-        rows = [[*self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, 0] for text in batch]
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.uint64)
-        return np.concatenate(rows).astype(np.uint32).tobytes(), offsets.tobytes()
-
-
-def test_a_part_is_encoded_again_without_the_fast_engine_where_a_sample_differs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    phase = Phase(tmp_path / "phase", write_family(tmp_path / "source", "byte_level"), "chatml")
-    records = [{"messages": [{"role": "user", "content": "The gate"}, {"role": "assistant", "content": "opens"}]}]
-    expected = phase.run(records)
-    assert expected.engine == "fastokens"
-    monkeypatch.setattr(encoders, "_fast_engine", lambda text, tokenizer: _Liar(tokenizer))
-    encoders._encoder.cache_clear()
-    again = phase.run(records)
-    encoders._encoder.cache_clear()
-    assert again.engine == "tokenizers"
-    assert again.rows == expected.rows and len(again.rows) == 1
-
-
-def test_an_engine_that_differs_on_the_nasty_texts_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastokens
-
-    folder = write_family(tmp_path, "byte_level")
-    assert Encoder(folder).engine == "fastokens"
-    liar = type("Liar", (), {"from_json_str": staticmethod(lambda text: _Liar(Tokenizer.from_str(text)))})
-    monkeypatch.setattr(fastokens, "Tokenizer", liar)
-    assert Encoder(folder).engine == "tokenizers"
 
 
 def test_tasks_of_a_process_share_an_encoder_until_the_file_changes(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ class Phase:
             "source": "talk", "part": 0,
             "documents": str(self.folder / "documents"), "decisions": str(self.folder / "decisions"),
             "tokenizer": str(self.tokenizer_folder), "template": self.template, "format": self.format, "category": "talk",
-            "tokenize": self.options, "allow_code": True,
+            "tokenize": self.options, "allow_code": True, "engine": "auto",
         }  # fmt: skip
 
     def run(self, records: Sequence[dict[str, Any]]) -> Tokenized:

@@ -19,32 +19,15 @@ import orjson
 
 from sftdata import storage
 from sftdata.tokenizers.control import ControlTokens, escaped_json
+from sftdata.tokenizers.engine import EnginesDiffer, open_fast_engine
 from sftdata.tokenizers.files import load, read_text
 from sftdata.tokenizers.token_bytes import TokenBytes, read_token_bytes
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-SAMPLE_EVERY = 997
-"""One text in so many is encoded by both engines."""
-
-NASTY = (
-    "", " ", "  two  spaces ", "\n", "\n\n\t x", "a\u0301\u00e9", "你好，世界！", "👩‍👩‍👧 ok", "\u2028\u0085x",
-    "0123456789" * 3, "don't 'S  end", "\u00a0nbsp\u3000wide", "哈" * 200, "\x00\x07", "İıſ", "ﬁ½①", "\ufffd",
-    "def f(x):\n    return x", "한국어 조합 \u1112\u1161\u11ab", "नमस्ते दुनिया", "مرحبا بالعالم", "𝒳𝒴 𐍈", "a" * 300,
-    "<|", "</", "[INST", "<0x41>",
-)  # fmt: skip
-"""Texts on which engines are known to differ: spaces, combining marks, long runs, rare scripts, pieces of control tokens."""
-
-NUM_PIECES = 300
-"""Pieces of the vocabulary, of each kind, whose own text both engines encode in the self-check."""
-
 Row = tuple[Sequence[int], Sequence[tuple[int, int]]]
 """The ids of a row and the character offsets of each."""
-
-
-class EnginesDiffer(Exception):
-    """The fast engine gave other ids than `tokenizers` on a sample; the part must be encoded again without it."""
 
 
 class Encoded(NamedTuple):
@@ -105,37 +88,40 @@ class Encoder:
         """(at least vocab_size,) True at the ids of control tokens."""
         self.is_control[list(self.control.texts)] = True
         self._token_bytes: TokenBytes | None = read_token_bytes(value, self.tokenizer)
-        self._fast = _fast_engine(text, self.tokenizer) if engine != "tokenizers" else None
+        self._fast = open_fast_engine(text, self.tokenizer) if engine != "tokenizers" else None
         self._escaped: dict[int, Any] = {}
 
     @property
     def engine(self) -> str:
         """The engine that encodes: `fastokens` or `tokenizers`."""
-        return "fastokens" if self._fast is not None else "tokenizers"
+        return self._fast.name if self._fast is not None else "tokenizers"
 
-    def encode(self, batch: Batch) -> Encoded:
+    def encode(self, batch: Batch, first_text: int = 0) -> Encoded:
         """Encode a batch of texts; added tokens in them become their ids, nothing is put before or after.
 
-        Raises EnginesDiffer.
+        `first_text`: the number of texts of the same part before, from which follows which of these are checked. Raises
+        EnginesDiffer.
         """
         if self._token_bytes is None:
             return splice(batch, None, self._with_offsets(batch, range(len(batch.texts))))
-        ids, row_offsets = self._ids(batch.texts)
+        ids, row_offsets = self._ids(batch.texts, first_text)
         starts, ends, proven = self._token_bytes.borders(ids, row_offsets, batch.data, batch.row_bytes)
         fast = Encoded(ids, row_offsets, starts, _lent(starts, ends, row_offsets, batch.row_bytes))
         unproven = np.flatnonzero(~proven).tolist()
-        return splice(batch, fast, self._with_offsets(batch, unproven)) if unproven else fast
+        if not unproven:
+            return fast
+        again = self._with_offsets(batch, unproven)
+        for row, (row_ids, _) in again.items():
+            if list(row_ids) != ids[row_offsets[row] : row_offsets[row + 1]].tolist():
+                raise EnginesDiffer(f"text {first_text + row}")
+        return splice(batch, fast, again)
 
-    def _ids(self, texts: Sequence[str]) -> tuple[Int32, Int64]:
-        if self._fast is None:
-            rows = [row.ids for row in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-            row_offsets = _offsets(map(len, rows), len(rows))
-            return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(row_offsets[-1])), row_offsets
-        ids, row_offsets = _flat(self._fast, texts)
-        sample = range(0, len(texts), SAMPLE_EVERY)
-        if not _same_ids(self.tokenizer, texts, ids, row_offsets, sample):
-            raise EnginesDiffer
-        return ids, row_offsets
+    def _ids(self, texts: Sequence[str], first_text: int) -> tuple[Int32, Int64]:
+        if self._fast is not None:
+            return self._fast.encode(texts, first_text)
+        rows = [row.ids for row in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        row_offsets = _offsets(map(len, rows), len(rows))
+        return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(row_offsets[-1])), row_offsets
 
     def _with_offsets(self, batch: Batch, rows: Sequence[int]) -> dict[int, Row]:
         """Encode some rows with the offsets of `tokenizers`."""
@@ -218,40 +204,3 @@ def _placed(batch: Batch, row: int, encoded: Row) -> tuple[Int32, Int64, Int64]:
     empty = ends <= starts
     ends[empty] = np.minimum(starts[empty] + 1, batch.row_bytes[row + 1])
     return np.array(ids, dtype=np.int32), starts, ends
-
-
-def _flat(engine: Any, texts: Sequence[str]) -> tuple[Int32, Int64]:
-    ids, row_offsets = engine.encode_batch_flat(list(texts), add_special_tokens=False)
-    return np.frombuffer(ids, dtype="<i4"), np.frombuffer(row_offsets, dtype="<i8")
-
-
-def _same_ids(tokenizer: Any, texts: Sequence[str], ids: Int32, row_offsets: Int64, rows: Sequence[int]) -> bool:
-    encodings = tokenizer.encode_batch_fast([texts[row] for row in rows], add_special_tokens=False)
-    return all(
-        ids[row_offsets[row] : row_offsets[row + 1]].tolist() == encoding.ids
-        for row, encoding in zip(rows, encodings, strict=True)
-    )
-
-
-def _fast_engine(text: str, tokenizer: Any) -> Any:
-    """Return the fastokens engine where it loads this tokenizer and gives the same ids on difficult texts, else None."""
-    try:
-        import fastokens
-    except ImportError:
-        return None
-    texts = [*NASTY, *_piece_texts(tokenizer)]
-    try:
-        engine = fastokens.Tokenizer.from_json_str(text)
-        ids, row_offsets = _flat(engine, texts)
-    except Exception:  # the engine says in many ways that it cannot do this tokenizer; `tokenizers` can
-        return None
-    return engine if _same_ids(tokenizer, texts, ids, row_offsets, range(len(texts))) else None
-
-
-def _piece_texts(tokenizer: Any) -> list[str]:
-    """Return texts with pieces of the vocabulary as they are spelled: those like `<0x41>`, and a sample of the others."""
-    spelled = {number: piece for piece, number in tokenizer.get_vocab(with_added_tokens=True).items()}
-    pieces = [spelled[number] for number in sorted(spelled)]
-    marked = [piece for piece in pieces if piece.startswith(("<", "["))]
-    return [f"a{piece}中" for piece in (*marked[:NUM_PIECES], *pieces[:: max(1, len(pieces) // NUM_PIECES)])]
-
