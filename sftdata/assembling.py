@@ -192,7 +192,7 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
         "splits": splits,
         "counts": built.counts,
         "sources": _sources(built),
-        "tokenizer": {**built.tokenizer_summary, "engines": _engines(built)},
+        "tokenizer": _tokenizer(built),
         "chat_template": recipe.tokenizer.chat_template,
         "warnings": _warnings(built),
         "fingerprints": {
@@ -215,9 +215,11 @@ def _code(loaded: Loaded) -> str:
     return fingerprint({module: code_fingerprint(module) for module in modules})
 
 
-def _engines(built: Built) -> dict[str, int]:
-    """Return the number of parts that each engine encoded."""
-    return dict(sorted(Counter(summary["engine"] for summary in built.tokenized_summaries).items()))
+def _tokenizer(built: Built) -> dict[str, Any]:
+    """Return what is known of the tokenizer, with the number of parts that each engine encoded."""
+    engines = Counter(summary["engine"] for summary in built.tokenized_summaries)
+    found = {name: value for name, value in built.tokenizer_summary.items() if name != "warnings"}
+    return {**found, "engines": dict(sorted(engines.items()))}
 
 
 def _warnings(built: Built) -> list[str]:

@@ -54,14 +54,21 @@ def _list_of_paths(value: Any) -> Any:
 class TokenizerTrain(Section):
     """Learn a tokenizer from the cleaned text of the training split."""
 
-    algorithm: Literal["bpe"] = "bpe"
+    algorithm: Literal["bpe", "unigram"] = "bpe"
     vocab_size: int = Field(ge=260)
+
+
+class TokenizerExtend(Section):
+    """Add pieces to the vocabulary of the tokenizer in `path`."""
+
+    pieces: str
 
 
 class Tokenizer(Section):
     """Which tokenizer, and which chat template."""
 
     path: str | None = None
+    extend: TokenizerExtend | None = None
     train: TokenizerTrain | None = None
     chat_template: str = "tokenizer_default"
 
@@ -69,6 +76,8 @@ class Tokenizer(Section):
     def _one_origin(self) -> Tokenizer:
         if (self.path is None) == (self.train is None):
             raise ValueError("a tokenizer needs either path or train")
+        if self.extend is not None and self.path is None:
+            raise ValueError("extend needs path: a tokenizer that is learned has the data's own pieces")
         return self
 
 

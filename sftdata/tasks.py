@@ -16,10 +16,8 @@ from sftdata.recipe import Source, StepSpec
 from sftdata.recipe_loader import Loaded
 from sftdata.scanning import Part
 from sftdata.shards import COLUMN_TYPES
-from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
-from sftdata.templates.built_in import FOLDER
-from sftdata.tokenizers.files import FILES, locate
-from sftdata.work import Task, code_fingerprint, fingerprint, library_version
+from sftdata.tokenizer_origin import chat_template, chat_template_identity, parts_to_read, tokenizer_origin
+from sftdata.work import ENTRY, Task, code_fingerprint, fingerprint, library_version
 
 Specification = dict[str, Any]
 
@@ -155,42 +153,17 @@ class TaskMaker:
         return _planned(self.work_folder, "resolve", "all rows", spec, depends_on)
 
     def tokenizer(self, prepared: Sequence[Prepared], resolved: Task, kept: Sequence[str]) -> Planned:
-        """Load or learn the tokenizer. `kept` are digests of the rows of each part that stay."""
-        options = self.recipe.tokenizer
-        spec: Specification = {"path": None, "train": None, "template": self._template()}
-        depends_on: dict[str, Any] = {
-            "template": self._template_identity(),
-            "code of the tokenizer": code_fingerprint("sftdata.tokenizer_making"),
-            "tokenizers": library_version("tokenizers"),
-        }
-        if options.path is not None:
-            path = locate(options.path, self.loaded.folder)
-            spec["path"] = str(path)
-            depends_on["tokenizer files"] = _tokenizer_digests(path)
-        else:
-            assert options.train is not None
-            sources = [self._learned_from(item) for item in prepared]
-            spec.update(train=options.train.model_dump(), sources=sources, decisions=str(resolved.entry))
-            depends_on["train"] = options.train.model_dump()
-            depends_on["split"] = [self.recipe.split.model_dump(), self.recipe.seed]
-            depends_on["learned from"] = [[item.task.fingerprint, rows] for item, rows in zip(prepared, kept, strict=True)]
+        """Load, extend or learn the tokenizer. `kept` are digests of the rows of each part that stay."""
+        spec, depends_on = tokenizer_origin(self.loaded)
+        numbers = parts_to_read(self.loaded, len(prepared))
+        spec["sources"] = [self._texts_of(number, prepared[number]) for number in numbers]
+        spec["decisions"] = str(resolved.entry)
+        depends_on["texts"] = [[prepared[number].task.fingerprint, kept[number]] for number in numbers]
         return _planned(self.work_folder, "tokenizer", "tokenizer", spec, depends_on)
 
-    def _learned_from(self, item: Prepared) -> dict[str, Any]:
+    def _texts_of(self, number: int, item: Prepared) -> dict[str, Any]:
         form = self.origin.named("formatter", item.part.source.format)
-        return {"documents": str(item.task.entry), "format": form, "allow_code": self.loaded.allow_code}
-
-    def _template(self) -> str:
-        """Return the chat template as `load_template` takes it."""
-        name = self.recipe.tokenizer.chat_template
-        return name if name in (TOKENIZER_DEFAULT, *built_in_names()) else str(self.loaded.resolve(name))
-
-    def _template_identity(self) -> Any:
-        name = self.recipe.tokenizer.chat_template
-        if name == TOKENIZER_DEFAULT:
-            return name
-        path = FOLDER / f"{name}.yaml" if name in built_in_names() else self.loaded.resolve(name)
-        return storage.file_digest(path) if path.is_file() else name
+        return {"part": number, "documents": str(item.task.entry), "format": form, "allow_code": self.loaded.allow_code}
 
     def tokenize(
         self, number: int, item: Prepared, resolved: Task, kept: str, tokenizer: Task, *, engine: str = "auto"
@@ -206,7 +179,7 @@ class TaskMaker:
             "decisions": str(resolved.entry),
             "part": number,
             "tokenizer": str(tokenizer.entry),
-            "template": self._template(),
+            "template": chat_template(self.loaded),
             "format": self.origin.named("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
@@ -217,7 +190,7 @@ class TaskMaker:
             "prepared part": item.task.fingerprint,
             "rows that stay": kept,
             "tokenizer": folder_digest(tokenizer.entry),
-            "template": self._template_identity(),
+            "template": chat_template_identity(self.loaded),
             "format": self.origin.identity("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
@@ -288,13 +261,7 @@ def category_of(source: Source) -> str:
     return source.category or source.name
 
 
-def _tokenizer_digests(path: Path) -> dict[str, str]:
-    """Return the digests of the files of a tokenizer by name; nothing where there is none, which reading it will say."""
-    beside = path if path.is_dir() else path.parent
-    files = [beside / name for name in FILES] if path.is_dir() else [path, *(beside / name for name in FILES[1:])]
-    return {file.name: storage.file_digest(file) for file in files if file.is_file()}
-
-
-def folder_digest(folder: Path) -> str:
-    """Return one digest of the bytes and names of all files of a folder."""
-    return fingerprint({path.name: storage.file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()})
+def folder_digest(entry: Path) -> str:
+    """Return one digest of the bytes and names of the files that a task made; what it said of them is not among them."""
+    files = [path for path in sorted(entry.iterdir()) if path.is_file() and path.name != ENTRY]
+    return fingerprint({path.name: storage.file_digest(path) for path in files})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,18 @@ from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Encoder, open_encoder
 from sftdata.tokenizers.files import TokenizerFiles
 from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
-
-NEIGHBOURS = ("", "x", "É", "中", "7", ".", " ", "\n", "<")
-"""Texts beside which a control token must be recognised: in each of them a tokenizer's options may hide it."""
+from sftdata.tokenizers.self_check import NUM_TEXTS, added_around, find_traps, hidden_text
 
 
 def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """Write the tokenizer folder of a build into `folder`; return what was added and which engine will encode.
+    """Write the tokenizer folder of a build into `folder`; return what was added, which engine will encode, and its traps.
 
-    `spec`: `path` or `train` (options), `template`, and for learning `sources` (one entry a part), `decisions`. Raises
-    TokenizerError for files that cannot be read, and for a template whose control tokens the tokenizer does not recognise.
+    `spec`: `path` or `train` (options), `template`, `sources` (parts whose texts it is learned from or checked on; may be
+    missing, then it is checked on none), `decisions`. Raises TokenizerError for files that cannot be read, for a conversion
+    that gives other ids, and for a template whose control tokens the tokenizer does not recognise.
     """
     files = _learned(spec) if spec["path"] is None else tokenizer_files.read(Path(spec["path"]))
+    warnings = _traps(files, spec)
     template = open_template(spec["template"], files)
     wanted = _special_tokens(template)
     before = len(files.added_tokens)
@@ -47,8 +49,20 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": encoder.vocab_size,
         "engine": encoder.engine,
         "learned": spec["path"] is None,
-        "warnings": [],
+        "around_every_text": added_around(encoder.tokenizer),
+        "warnings": warnings,
     }
+
+
+def _traps(files: TokenizerFiles, spec: dict[str, Any]) -> list[str]:
+    """Look for the traps of a tokenizer that was made elsewhere, on some texts of every part."""
+    if spec["path"] is None:
+        return []
+    path = Path(spec["path"])
+    parts = spec.get("sources") or []
+    texts = [text for part in parts for text in islice(_texts(part, spec, split=None), -(-NUM_TEXTS // len(parts)))]
+    tokenizer = tokenizer_files.load(json.dumps(files.tokenizer), str(path / "tokenizer.json" if path.is_dir() else path))
+    return find_traps(files, tokenizer, path if path.is_dir() else path.parent, texts)
 
 
 def _special_tokens(template: Template | None) -> list[str]:
@@ -78,24 +92,27 @@ def _learned(spec: dict[str, Any]) -> TokenizerFiles:
 
 def _training_texts(spec: dict[str, Any]) -> Iterator[str]:
     """Yield the cleaned texts of the rows that are kept and lie in the training split, in row order."""
-    for number, source in enumerate(spec["sources"]):
-        keep, split = read_decisions(Path(spec["decisions"]), number)
-        name, options = source["format"]
-        form = open_format(name, options, allow_code=source["allow_code"])
-        for documents in read_documents(Path(source["documents"]), keep & (np.asarray(split) == 0)):
-            for example in format_documents(form, documents)[0]:
-                yield from (turn.content for turn in example.turns)
+    for part in spec["sources"]:
+        yield from _texts(part, spec, split=0)
+
+
+def _texts(part: dict[str, Any], spec: dict[str, Any], *, split: int | None) -> Iterator[str]:
+    """Yield the cleaned texts of a part's kept rows, of one split or of all."""
+    keep, splits = read_decisions(Path(spec["decisions"]), part["part"])
+    name, options = part["format"]
+    form = open_format(name, options, allow_code=part["allow_code"])
+    chosen = keep if split is None else keep & (np.asarray(splits) == split)
+    for documents in read_documents(Path(part["documents"]), chosen):
+        for example in format_documents(form, documents)[0]:
+            yield from (turn.content for turn in example.turns)
 
 
 def _check_control_tokens(encoder: Encoder, tokens: list[str]) -> None:
     """Refuse a tokenizer that does not recognise a template's token inside text, as may be where it is flagged `normalized`."""
     for token in tokens:
-        number = encoder.control.ids.get(token)
-        texts = [f"{before}{token}{after}" for before in NEIGHBOURS for after in NEIGHBOURS] + [token * 2]
-        rows = encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for text, row in zip(texts, rows, strict=True):
-            if number is None or row.ids.count(number) != text.count(token):
-                raise TokenizerError(
-                    f"the tokenizer does not recognise the template's token {token!r} in {text!r}; "
-                    "set normalized and single_word to false for it in tokenizer.json"
-                )
+        text = hidden_text(encoder.tokenizer, token, encoder.control.ids.get(token))
+        if text is not None:
+            raise TokenizerError(
+                f"the tokenizer does not recognise the template's token {token!r} in {text!r}; "
+                "set normalized and single_word to false for it in tokenizer.json"
+            )

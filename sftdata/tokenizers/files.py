@@ -1,4 +1,4 @@
-"""The files of a tokenizer folder: reading them as they are, and writing the folder that `AutoTokenizer` opens.
+"""The files of a tokenizer: reading them as they are, and writing the folder that `AutoTokenizer` opens.
 
 The truth is `tokenizer.json`. The folder that is written names the class `PreTrainedTokenizerFast`, which takes that file as it
 is; classes such as `LlamaTokenizer` rebuild the tokenizer in transformers 5 and give other ids for the same file.
@@ -16,9 +16,12 @@ import orjson
 
 from sftdata import storage
 from sftdata.errors import TokenizerError
+from sftdata.tokenizers import sentencepiece_model
 
 HUB = "hub:"
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", *sentencepiece_model.NAMES,
+)  # fmt: skip
 
 
 @dataclass
@@ -31,6 +34,10 @@ class TokenizerFiles:
     """The JSON of `tokenizer_config.json`; empty where there is none."""
     chat_template: str | None = None
     """Jinja text of the tokenizer's own chat template."""
+    sentencepiece: Path | None = None
+    """The `.model` that the tokenizer was made from, where it lies there."""
+    converted: bool = False
+    """True where `tokenizer` was made from it just now."""
 
     def special(self, name: str) -> str | None:
         """Return the text of `bos_token`, `eos_token`, `pad_token` or `unk_token`, or None."""
@@ -57,19 +64,52 @@ def locate(path: str, folder: Path) -> Path:
 
 
 def read(path: Path) -> TokenizerFiles:
-    """Read a tokenizer folder or a `tokenizer.json`. Raises TokenizerError with the place and the cure."""
-    main = path / "tokenizer.json" if path.is_dir() else path
-    if not main.is_file():
-        hint = "a tokenizer folder needs a tokenizer.json" if path.is_dir() else "no such file or folder"
-        raise TokenizerError(f"tokenizer {path}: {hint}")
-    tokenizer = _read_json(main)
-    if "model" not in tokenizer:
-        raise TokenizerError(f"tokenizer {main}: is no tokenizer.json (it has no model)")
+    """Read a tokenizer: a folder, a `tokenizer.json` or a SentencePiece `.model`; a folder's `tokenizer.json` goes first.
+
+    Raises TokenizerError with the place and the cure.
+    """
+    main = _main_file(path)
     beside = main.parent
     config = _read_json(beside / "tokenizer_config.json") if (beside / "tokenizer_config.json").is_file() else {}
     if (beside / "special_tokens_map.json").is_file():
         config = {**_read_json(beside / "special_tokens_map.json"), **{k: v for k, v in config.items() if v is not None}}
-    return TokenizerFiles(tokenizer, config, _chat_template(beside, config))
+    if main.suffix == sentencepiece_model.SUFFIX:
+        return _converted(main, config, _chat_template(beside, config))
+    tokenizer = _read_json(main)
+    if "model" not in tokenizer:
+        raise TokenizerError(f"tokenizer {main}: is no tokenizer.json (it has no model)")
+    model = next((beside / name for name in sentencepiece_model.NAMES if (beside / name).is_file()), None)
+    return TokenizerFiles(tokenizer, config, _chat_template(beside, config), model)
+
+
+def _main_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise TokenizerError(f"tokenizer {path}: no such file or folder")
+    for name in ("tokenizer.json", *sentencepiece_model.NAMES):
+        if (path / name).is_file():
+            return path / name
+    raise TokenizerError(f"tokenizer {path}: a tokenizer folder needs a tokenizer.json or a SentencePiece tokenizer.model")
+
+
+def _converted(path: Path, config: dict[str, Any], chat_template: str | None) -> TokenizerFiles:
+    """Return the tokenizer of a `.model`, which puts BOS before a text only where its configuration says so."""
+    model = sentencepiece_model.read_model(path)
+    tokenizer = sentencepiece_model.to_tokenizer_json(model)
+    files = TokenizerFiles(tokenizer, {**model.special, **config}, chat_template, path, converted=True)
+    bos = files.special("bos_token")
+    number = next((token["id"] for token in files.tokenizer["added_tokens"] if token["content"] == bos), None)
+    if config.get("add_bos_token") and number is not None:
+        first, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+        pair = {"Sequence": {"id": "B", "type_id": 0}}
+        files.tokenizer["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [first, text],
+            "pair": [first, text, pair],
+            "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+        }
+    return files
 
 
 def read_text(path: Path) -> str:
