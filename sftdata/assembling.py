@@ -37,6 +37,9 @@ STAGE_MODULES = tuple(
 )
 """Where the stages' code begins."""
 
+SOURCE_COUNTS = ("prepare", "tokenize", "mask_lint", "lengths")
+"""What the manifest counts of every source."""
+
 ROW_GROUP = 1 << 16
 """Rows of a Parquet row group: fixed, since the bytes depend on it."""
 
@@ -233,16 +236,18 @@ def _warnings(built: Built) -> list[str]:
 
 
 def _sources(built: Built) -> dict[str, Any]:
-    """Return category, licence, files and counts of every source."""
+    """Return category, licence, files and counts of every source; `lengths`: lower edge of a length bin → samples."""
     sources: dict[str, Any] = {}
     for item, summary in zip(built.prepared, built.tokenized_summaries, strict=True):
         source = item.part.source
-        empty = {"category": category_of(source), "licence": source.licence, "files": [], "prepare": {}, "tokenize": {}}
-        entry = sources.setdefault(source.name, empty)
-        for stage, found in (("prepare", item.summary["counts"]), ("tokenize", summary["counts"])):
-            for name, count in found.items():
-                entry[stage][name] = entry[stage].get(name, 0) + count
+        empty = {"category": category_of(source), "licence": source.licence, "files": []}
+        entry = sources.setdefault(source.name, {**empty, **{kind: {} for kind in SOURCE_COUNTS}})
+        found = (item.summary["counts"], summary["counts"], summary["mask_lint"], summary["lengths"])
+        for kind, counts in zip(SOURCE_COUNTS, found, strict=True):
+            for name, count in counts.items():
+                entry[kind][name] = entry[kind].get(name, 0) + count
     for name, entry in sources.items():
         mine = [item for item in built.prepared if item.part.source.name == name]
+        entry["mask_lint"]["cut_answers"] = sum(found["cut_answers"].get(name, 0) for found in built.gathered_summaries)
         entry["files"] = describe_files([item.part for item in mine], [item.summary for item in mine])
     return sources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,8 @@ class _Sources:
         self._parts = parts
         self._numbers: dict[int, tuple[Int64, int]] = {}
         self.opened: list[_Source] = []
+        self.cut_answers: Counter[str] = Counter()
+        """Source → trained runs that go on after the end of the segment in which they begin."""
 
     def locate(self, segments: _Segments) -> tuple[Int64, Int32]:
         """Return, for every segment, the number of its record batch in `opened` and its row in that batch."""
@@ -100,13 +103,15 @@ def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     first token of a document may be trained).
     """
     counts = {"rows": 0, "segments": 0, "tokens": 0, "trained_tokens": 0}
-    with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
-        digest = write_shard(folder / SHARD_FILE, spec["columns"], _batches(spec, lineage, counts))
-    return {"counts": counts, "xxh3": digest}
-
-
-def _batches(spec: dict[str, Any], lineage: TableWriter, counts: dict[str, int]) -> Iterator[pa.RecordBatch]:
     sources = _Sources(read_parts(Path(spec["plan"]), Path(spec["work"])))
+    with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
+        digest = write_shard(folder / SHARD_FILE, spec["columns"], _batches(spec, sources, lineage, counts))
+    return {"counts": counts, "cut_answers": dict(sorted(sources.cut_answers.items())), "xxh3": digest}
+
+
+def _batches(
+    spec: dict[str, Any], sources: _Sources, lineage: TableWriter, counts: dict[str, int]
+) -> Iterator[pa.RecordBatch]:
     segments = _read_segments(Path(spec["plan"]) / plan_name(spec["split"]), spec["first_row"], spec["num_rows"])
     for begin in range(0, spec["num_rows"], BATCH_ROWS):
         first_row = spec["first_row"] + begin
@@ -153,7 +158,9 @@ def _fill(
     for batch in np.unique(number).tolist():
         mine = np.flatnonzero(number == batch)
         chosen = segments._replace(item=item).take(mine)
-        _copy(sources.opened[batch], chosen, target[mine], (ids, trained, weights))
+        source = sources.opened[batch]
+        num_cut = _copy(source, chosen, target[mine], (ids, trained, weights))
+        sources.cut_answers[source.batch.column("source")[0].as_py()] += num_cut
     begins = ~segments.joined
     if not spec["trains_first"]:
         trained[target[begins]] = False
@@ -182,18 +189,21 @@ def _document_lengths(segments: _Segments) -> Int32:
     return np.add.reduceat(segments.length, begins) if len(begins) else segments.length
 
 
-def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> None:
-    """Copy the tokens of one part's segments, and their mask and weights, to their places."""
+def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
+    """Copy the tokens of one part's segments, and their mask and weights, to their places; return how many runs are cut."""
     ids, trained, weights = out
     ids[_pick(target, segments.length)] = source.ids[_pick(source.first[segments.item] + segments.start, segments.length)]
     pairs, owner = _runs_of(source.run_pairs, source.run_first, segments.item)
     begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
     trained[_pick(target[owner] + begin, lengths)] = True
+    begins_here = (lengths > 0) & (pairs[0::2] >= segments.start[owner])
+    num_cut = int(np.count_nonzero(begins_here & (pairs[0::2] + pairs[1::2] > (segments.start + segments.length)[owner])))
     if len(weights):
         pairs, owner = _runs_of(source.weight_pairs, source.weight_first, segments.item)
         begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
         values = source.weight_values[_pick(source.weight_first[segments.item] // 2, _counts(source, segments.item))]
         weights[_pick(target[owner] + begin, lengths)] = np.repeat(values, lengths)
+    return num_cut
 
 
 def _counts(source: _Source, items: Int32) -> Int64:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where there is no terminal."""
+
+MAX_FINDINGS = 8
+"""Findings of the mask lint that a build prints; the report has all."""
 
 STYLES: dict[str, dict[str, Any]] = {
     "trained": {"fg": "green"},
@@ -105,6 +108,8 @@ def show_progress() -> Iterator[None]:
 
 def note_build(result: BuildResult) -> None:
     """Say what a build made, on stderr."""
+    from sftdata.mask_lint import findings
+
     counts = result.manifest["counts"]
     stages = [counts[stage] for stage in ("prepare", "resolve", "tokenize", "plan")]
     dropped, quarantined = (sum(stage[name] for stage in stages) for name in ("dropped", "quarantined"))
@@ -121,6 +126,17 @@ def note_build(result: BuildResult) -> None:
     for warning in result.manifest["warnings"]:
         note(click.style("  warning: ", fg="yellow") + warning)
     note(f"  report: {result.folder / 'report.html'}")
+    _note_findings(list(findings(result.manifest)))
+
+
+def _note_findings(found: Sequence[str]) -> None:
+    """Say what the mask lint found, on stderr; nothing where all is well."""
+    if found:
+        note(click.style("labels to look at:", fg="yellow"))
+    for finding in found[:MAX_FINDINGS]:
+        note(f"  {finding}")
+    if len(found) > MAX_FINDINGS:
+        note(f"  and {len(found) - MAX_FINDINGS} more, all in the report")
 
 
 def show_plan(tasks: list[TaskPlan]) -> None:

@@ -25,6 +25,7 @@ from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE, TOKENIZED_FILE, read_d
 from sftdata.errors import ConservationError, DataError
 from sftdata.formatting import Documents, Format, format_documents, open_format, read_documents
 from sftdata.ledger import Entry, around
+from sftdata.mask_lint import MaskLint
 from sftdata.records import Example, InvalidRecord
 from sftdata.rendering import RenderedBatch, Renderer, open_template
 from sftdata.schemas import LEDGER, QUARANTINE, QUARANTINE_BYTES, TOKENIZED
@@ -64,6 +65,7 @@ class _Part:
     tokenized: TableWriter
     ledger: TableWriter
     quarantine: TableWriter
+    lint: MaskLint
     counts: Counter[str] = field(default_factory=lambda: Counter(rows=0, kept=0, dropped=0, quarantined=0))
 
 
@@ -96,13 +98,13 @@ def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]
                 _tokenize_batch(part, documents)
                 progress.tick(len(documents.numbers))
     _check_conservation(spec, part.counts, tokenized)
-    return {"counts": dict(sorted(part.counts.items())), "engine": part.encoder.engine}
+    return {"counts": dict(sorted(part.counts.items())), "engine": part.encoder.engine, **part.lint.summary()}
 
 
 def _published(spec: dict[str, Any], writers: Writers) -> dict[str, Any]:
-    counts = tokenize_as_published(spec, writers)
+    counts, lint = tokenize_as_published(spec, writers)
     _check_conservation(spec, counts, writers.tokenized)
-    return {"counts": dict(sorted(counts.items())), "engine": "tokenizers"}
+    return {"counts": dict(sorted(counts.items())), "engine": "tokenizers", **lint.summary()}
 
 
 def _check_conservation(spec: dict[str, Any], counts: Counter[str], tokenized: TableWriter) -> None:
@@ -132,18 +134,20 @@ def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, Ta
     scope = TrainScope(frozenset(options["roles_to_train"]), options["train_on_inputs"], options["train_on_eos"])
     ends = {*TURN_ENDS, eos, template.stop_token if template else None}
     guarded = options["control_tokens"] != "allow"
+    stops = {token: number for token, number in encoder.control.ids.items() if token in ends}
     tokenized, ledger, quarantine = writers
     return _Part(
         spec=spec,
         encoder=encoder,
         renderer=Renderer(spec["source"], template, scope, bos_token=bos, eos_token=eos),
         format=open_format(name, format_options, allow_code=spec["allow_code"]),
-        stops={token: number for token, number in encoder.control.ids.items() if token in ends},
+        stops=stops,
         markers=control_tokens.plain_markers(template, encoder) if guarded else None,
         allowed=control_tokens.allowed_control(options["control_tokens_allowed"], files),
         tokenized=tokenized,
         ledger=ledger,
         quarantine=quarantine,
+        lint=MaskLint(stops.values() if scope.train_on_eos else (), encoder.control.ids.get(bos or ""), scope.train_on_inputs),
     )
 
 
@@ -254,6 +258,7 @@ def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArr
     num_turns = np.bincount(ends.row, minlength=num_rows)
     content = masking.tokens_inside(encoded, masking.to_bytes(batch, rendered.content))
     content_pairs, num_content_values = masking.flat_pairs(content, num_rows)
+    part.lint.add(encoded, trained, turn_ends, num_turns, kept)
     weight_pairs, weight_values, num_weights = _weights(rows)
     columns = [
         list_column(encoded.ids, np.diff(encoded.row_offsets), pa.int32()),

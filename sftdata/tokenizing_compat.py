@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,14 @@ from sftdata.compat import SCRIPTS, Outcome, Tokenizer, Tokens
 from sftdata.entries import read_decisions
 from sftdata.formatting import Documents, read_documents
 from sftdata.ledger import Entry
+from sftdata.mask_lint import MaskLint
+from sftdata.masking import TokenRuns
 from sftdata.record_json import parse
 from sftdata.records import InvalidRecord
 from sftdata.schemas import QUARANTINE_BYTES, TOKENIZED
 from sftdata.tables import TableWriter
 from sftdata.tokenizers import files as tokenizer_files
+from sftdata.tokenizers.encoder import Encoded
 
 
 class Writers(NamedTuple):
@@ -29,8 +33,8 @@ class Writers(NamedTuple):
     quarantine: TableWriter
 
 
-def tokenize_as_published(spec: dict[str, Any], writers: Writers) -> Counter[str]:
-    """Tokenize the kept documents of a part as `spec["tokenize"]["compat"]` does; return the counts.
+def tokenize_as_published(spec: dict[str, Any], writers: Writers) -> tuple[Counter[str], MaskLint]:
+    """Tokenize the kept documents of a part as `spec["tokenize"]["compat"]` does; return the counts and the mask lint.
 
     `spec` as in `tokenizing.tokenize_part`. Raises TokenizerError.
     """
@@ -41,6 +45,7 @@ def tokenize_as_published(spec: dict[str, Any], writers: Writers) -> Counter[str
     options = spec["tokenize"]
     script = SCRIPTS[options["compat"]].tokenize
     counts: Counter[str] = Counter(rows=0, kept=0, dropped=0, quarantined=0)
+    lint = MaskLint([tokenizer.eos_id], tokenizer.bos_id, whole_rows=True)
     keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
     for documents in read_documents(Path(spec["documents"]), keep):
         records = [parse(text) for text in documents.records.to_pylist()]
@@ -50,8 +55,21 @@ def tokenize_as_published(spec: dict[str, Any], writers: Writers) -> Counter[str
         chosen = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Tokens)]
         kept = [outcome for outcome in outcomes if isinstance(outcome, Tokens)]
         _write_kept(spec, documents.take(np.array(chosen, dtype=np.intp)), kept, writers.tokenized, counts)
+        _lint(kept, lint)
         progress.tick(len(outcomes))
-    return counts
+    return counts, lint
+
+
+def _lint(kept: list[Tokens], lint: MaskLint) -> None:
+    """Count what the mask lint counts; a row is one turn, which has to end in EOS."""
+    none = np.zeros(0, dtype=np.int64)
+    lengths = np.array([len(tokens.ids) for tokens in kept], dtype=np.int64)
+    ids = np.fromiter(chain.from_iterable(tokens.ids for tokens in kept), dtype=np.int32, count=int(lengths.sum()))
+    spans = [(row, low, high - low) for row, tokens in enumerate(kept) for low, high in tokens.trained if low < high]
+    trained = TokenRuns(*np.array(spans, dtype=np.int64).reshape(-1, 3).T)
+    encoded = Encoded(ids, np.append(0, np.cumsum(lengths)), none, none)
+    everything = np.ones(len(kept), dtype=np.int64)
+    lint.add(encoded, trained, lengths.astype(np.int32), everything, everything > 0)
 
 
 def _write_refused(
