@@ -263,7 +263,7 @@ def _publish(output: Path, built: Built, run: dict[str, Any]) -> dict[str, Any]:
     storage.remove_tree(temporary)
     storage.make_folder(temporary)
     manifest = assemble(temporary, built)
-    write_run_record(temporary, run, report_page(manifest))
+    write_run_record(temporary, run, report_page(open_shards(temporary), run))
     for other in output.parent.glob(f".{glob.escape(output.name)}.tmp-*"):
         if other != temporary:
             storage.remove_tree(other)

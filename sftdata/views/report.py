@@ -1,72 +1,93 @@
-"""The report: where every record and token of a build went, as one HTML page that needs nothing from the network."""
+"""The report: where every record and token of a build went, as one HTML page that needs nothing from the network.
+
+It is made from the manifest, the ledger, the lineage's integers and the record of the run, never from the tokens themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sftdata import storage
-from sftdata.run_record import REPORT_FILE
-from sftdata.shards import open_shards
+from sftdata.errors import DamagedError
+from sftdata.mask_lint import findings
+from sftdata.run_record import REPORT_FILE, RUN_FILE
+from sftdata.shards import Shards, open_shards, read_sealed
+from sftdata.views import figures
+from sftdata.views.composition import Composition, fill_curve, read_composition
+from sftdata.views.page import fill_page
+from sftdata.views.reasons import SEVERITY, Ledger, read_ledger, reasons
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 STAGES = ("prepare", "resolve", "tokenize", "plan")
-ACTIONS = ("quarantine", "drop", "drop_turn", "edit", "cut", "mask", "weight", "flag")
+MAX_REASONS = 200
+"""Reasons and rules that the page lists."""
 
 
-def report_page(manifest: dict[str, Any]) -> str:
-    """Return the report of a build as one HTML page, from its manifest alone."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["share"] = lambda part, whole: f"{100 * part / whole if whole else 0:.2f}%"
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page: str = template.render(
-        **{name: manifest[name] for name in ("name", "fingerprint", "seed", "sequence_len", "chat_template", "tokenizer")},
-        figures=list(_figures(manifest)),
-        funnel=list(_funnel(manifest)),
-        reasons=list(_reasons(manifest)),
-        sources=list(_sources(manifest)),
+def report_page(shards: Shards, run: Mapping[str, Any]) -> str:
+    """Return the report of a build as one HTML page. run: the content of its run.json. Raises DamagedError."""
+    manifest = shards.manifest
+    ledger = read_ledger(shards)
+    composition = read_composition(shards)
+    all_reasons = reasons(ledger)
+    funnel = list(_funnel(manifest))
+    return fill_page(
+        "report.html.jinja",
+        manifest=manifest,
+        run=run,
+        headline=list(_headline(manifest)),
+        findings=list(findings(manifest)),
+        funnel=[{**stage, "reasons": [row for row in all_reasons if row.stage == stage["name"]]} for stage in funnel],
+        num_read=funnel[0]["num_in"],
+        most=max((row.num_lines for row in all_reasons), default=0),
+        num_other=ledger.num_other,
+        max_reasons=MAX_REASONS,
+        sources=list(_sources(manifest, composition)),
+        categories=list(_categories(manifest, composition)),
         splits=[{"name": name, **split} for name, split in manifest["splits"].items()],
-        buckets=manifest["splits"]["train"]["bucket_rows"],
+        rules=list(_rules(ledger)),
+        figures=_figures(manifest, composition),
+        seconds=_seconds(run),
     )
-    return page
 
 
 def write_report(shards: str | Path, out: Path | None) -> tuple[dict[str, Any], Path]:
-    """Return a build's manifest and where its report lies; with `out`, write the page there anew."""
+    """Return a build's manifest and where its report lies; with `out`, write the page there anew. Raises DamagedError."""
     opened = open_shards(shards)
     if out is None:
         return opened.manifest, opened.folder / REPORT_FILE
+    page = report_page(opened, read_sealed(opened.folder / RUN_FILE))
     storage.make_folder(out.parent)
-    storage.write_bytes(out, report_page(opened.manifest).encode("utf-8"))
+    storage.write_bytes(out, page.encode("utf-8"))
     return opened.manifest, out
 
 
 def funnel_lines(manifest: dict[str, Any]) -> list[str]:
-    """Return the funnel and the reasons as lines of text."""
+    """Return the funnel, the reasons and what the mask lint found as lines of text."""
     lines = [f"{'stage':<10} {'in':>12} {'kept':>12} {'dropped':>12} {'quarantined':>12}"]
     for stage in _funnel(manifest):
         numbers = [stage[name] for name in ("num_in", "kept", "dropped", "quarantined")]
         lines.append(f"{stage['name']:<10} " + " ".join(f"{number:>12,}" for number in numbers))
-    lines.extend(f"{row['count']:>12,}  {row['action']}: {row['reason']} ({row['stage']})" for row in _reasons(manifest))
+    lines.extend(f"{row['count']:>12,}  {row['action']}: {row['reason']} ({row['stage']})" for row in _counted(manifest))
     for name, split in manifest["splits"].items():
         lines.append(
             f"{name}: {split['samples']:,} samples in {split['rows']:,} rows, {split['tokens']:,} tokens, "
             f"{split['trained_tokens']:,} trained, {split['packing']['fill']:.1%} full"
         )
-    return lines
+    return [*lines, *findings(manifest)]
 
 
-def _figures(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _headline(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     splits = manifest["splits"].values()
+    tokens, trained = (sum(split[name] for split in splits) for name in ("tokens", "trained_tokens"))
     yield "records read", f"{manifest['counts']['prepare'].get('records', 0):,}"
     yield "samples kept", f"{manifest['counts']['plan']['kept']:,}"
     yield "rows", f"{sum(split['rows'] for split in splits):,}"
-    yield "tokens", f"{sum(split['tokens'] for split in splits):,}"
-    yield "trained tokens", f"{sum(split['trained_tokens'] for split in splits):,}"
+    yield "tokens", f"{tokens:,}"
+    yield "of them trained", f"{100 * trained / tokens if tokens else 0:.1f} %"
 
 
 def _funnel(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -76,9 +97,9 @@ def _funnel(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"name": stage, "num_in": num_in, **{name: counts[name] for name in ("kept", "dropped", "quarantined")}}
 
 
-def _reasons(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _counted(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every `action:reason` that was counted, the most serious actions first, then by number."""
-    for action in ACTIONS:
+    for action in SEVERITY:
         found = [
             (count, stage, name.partition(":")[2])
             for stage in STAGES
@@ -95,17 +116,101 @@ def _parts(reason: str) -> list[str]:
     return [step, reason] if step else [reason]
 
 
-def _sources(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _sources(manifest: dict[str, Any], composition: Composition) -> Iterator[dict[str, Any]]:
     for name, source in manifest["sources"].items():
-        prepared, tokenized = source["prepare"], source["tokenize"]
+        prepared, tokenized = Counter(source["prepare"]), Counter(source["tokenize"])
         yield {
             "name": name,
             "category": source["category"],
             "licence": source["licence"],
             "num_files": len(source["files"]),
-            "records": prepared.get("records", 0),
-            "dropped": prepared.get("dropped", 0),
-            "quarantined": prepared.get("quarantined", 0) + tokenized.get("quarantined", 0),
-            "tokenized": tokenized.get("kept", 0),
-            "tokens": tokenized.get("tokens", 0),
+            "records": prepared["records"],
+            "dropped": prepared["dropped"] + tokenized["dropped"],
+            "quarantined": prepared["quarantined"] + tokenized["quarantined"],
+            "tokenized": tokenized["kept"],
+            "tokens": tokenized["tokens"],
+            "in_train": composition.tokens["train", name],
+            "in_validation": composition.tokens["validation", name],
+            "control": {key: tokenized[key] for key in ("control_rows", "control_tokens", "marker_rows", "markers")},
+            "lint": source["mask_lint"],
         }
+
+
+class _Category(NamedTuple):
+    """What mixing counts together, in the training split."""
+
+    name: str
+    colour: str
+    num_segments: int
+    num_tokens: int
+    num_available: int
+    """Tokens of all its samples before the plan."""
+    asked: float | None
+    """The share that the recipe asks for; None where it asks for none."""
+
+
+def _categories(manifest: dict[str, Any], composition: Composition) -> Iterator[_Category]:
+    """Yield the categories, the one with most tokens first: the order of their colours."""
+    asked = manifest["splits"]["train"].get("mix", {}).get("asked", {})
+    total: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, source in manifest["sources"].items():
+        found = {"segments": composition.segments["train", name], "tokens": composition.tokens["train", name]}
+        total[source["category"]].update({**found, "available": source["tokenize"].get("tokens", 0)})
+    largest_first = sorted(total.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+    for number, (name, counts) in enumerate(largest_first):
+        colour = figures.category_colour(number)
+        yield _Category(name, colour, counts["segments"], counts["tokens"], counts["available"], asked.get(name))
+
+
+class _Rule(NamedTuple):
+    """A cleaner's rule."""
+
+    step: str
+    rule: str
+    reason: str
+    action: str
+    num_hits: int
+    example: str
+
+
+def _rules(ledger: Ledger) -> Iterator[_Rule]:
+    """Yield the rules of the cleaners that found something, by number; those of duplicates tell nothing new."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str, str], str] = {}
+    for kind, count in ledger.counts.items():
+        if kind.rule and kind.stage == "prepare":
+            key = (kind.step, kind.rule, kind.reason, kind.action)
+            counts[key] += count
+            examples.setdefault(key, ledger.samples[kind][0].evidence)
+    for key, count in counts.most_common(MAX_REASONS):
+        yield _Rule(*key, count, examples[key])
+
+
+def _figures(manifest: dict[str, Any], composition: Composition) -> dict[str, str]:
+    """Return the figures that say something of this build, by name."""
+    drawn = {}
+    lengths = {name: source["lengths"] for name, source in manifest["sources"].items()}
+    limit = manifest["sequence_len"]
+    if any(lengths.values()):
+        drawn["lengths"] = figures.length_figure(lengths, limit)
+    if limit and composition.row_tokens.get("train"):
+        curves = {split: fill_curve(counts, limit) for split, counts in composition.row_tokens.items() if counts}
+        drawn["fill"] = figures.fill_figure(curves)
+    num_buckets = len(manifest["splits"]["train"]["bucket_rows"])
+    if num_buckets > 1 and composition.bucket_tokens:
+        by_category: dict[str, Sequence[int]] = {}
+        for category in _categories(manifest, composition):
+            names = [name for name, source in manifest["sources"].items() if source["category"] == category.name]
+            found = [composition.bucket_tokens[name] for name in names if name in composition.bucket_tokens]
+            by_category[category.name] = np.sum(found, axis=0).tolist() if found else [0] * num_buckets
+        drawn["buckets"] = figures.bucket_figure(by_category)
+    return drawn
+
+
+def _seconds(run: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the seconds of every stage and of all that is no stage. Raises DamagedError for a record of another kind."""
+    try:
+        stages = [(name, float(value)) for name, value in run["stage_seconds"].items()]
+        return [*stages, ("the rest", max(float(run["seconds"]) - sum(value for _, value in stages), 0.0))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{RUN_FILE}: is no record of a build") from error
