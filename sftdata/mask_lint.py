@@ -20,8 +20,10 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-BINS_AN_OCTAVE = 4
-"""Length bins between a length and its double."""
+COUNTED = (
+    "rows", "tokens", "trained_tokens", "untrained_rows", "trained_turns", "unstopped_turns", "double_bos_rows",
+)  # fmt: skip
+"""What is counted while rows are tokenized; `cut_answers` is known only when they are gathered."""
 
 
 @dataclass
@@ -33,7 +35,7 @@ class MaskLint:
     bos: int | None
     whole_rows: bool
     """The whole row is trained (`train_on_inputs`), so that only its last turn has to stop."""
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTED, 0)))
     lengths: Counter[int] = field(default_factory=Counter)
     """Lower edge of a length bin → rows."""
 

@@ -144,7 +144,7 @@ def test_answers_that_are_cut_are_found(tmp_path: Path, strategy: str) -> None:
 
 
 def test_answers_shortened_to_fit_are_found(tmp_path: Path) -> None:
-    result = build(tmp_path, tokenize={"sequence_len": 30, "excess_length": "truncate_end"}, pack={}, mix={})
+    result = build(tmp_path, tokenize={"sequence_len": 20, "excess_length": "truncate_end"}, pack={}, mix={})
     lint = result.manifest["sources"]["lamps"]["mask_lint"]
     assert 0 < lint["cut_answers"] <= result.manifest["counts"]["plan"]["cut_rows"]
 

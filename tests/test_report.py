@@ -174,7 +174,7 @@ def test_percent_shows_neither_nothing_nor_all_where_it_is_neither(part: int, wh
 def test_findings_stand_in_the_report_and_its_text(tmp_path: Path) -> None:
     recipe = write_small_recipe(tmp_path, pack={"strategy": "packed"}, tokenize={"sequence_len": 20}, mix={})
     folder = sftdata.build(recipe, out=tmp_path / "out").folder
-    finding = "trained turns are cut by the end of their row"
+    finding = "trained turns are cut, since sequence_len is shorter"
     assert finding in Page(page_of(folder)).text and "Labels to look at" in page_of(folder)
     assert finding in report.funnel_lines(sftdata.open_shards(folder).manifest)[-1]
 
