@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sftdata.views import terminal
+from sftdata.views.visible import one_line, visible
+
 if TYPE_CHECKING:
     from sftdata.pipeline import BuildResult
     from sftdata.runner import TaskPlan
-    from sftdata.views.decoding import Run
     from sftdata.views.inspect import InspectedRow
     from sftdata.views.preview import Preview
-    from sftdata.views.why import Life
+    from sftdata.views.why import Event, Life
 
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -25,12 +28,9 @@ PLAIN_SECONDS = 5.0
 MAX_FINDINGS = 8
 """Findings of the mask lint that a build prints; the report has all."""
 
-STYLES: dict[str, dict[str, Any]] = {
-    "trained": {"fg": "green"},
-    "context": {},
-    "control": {"fg": "yellow", "dim": True},
-    "trained control": {"fg": "green", "bold": True},
-}
+OUTCOME_COLOURS = {"dropped": "yellow", "quarantined": "red"}
+MAX_RAW = 400
+"""Characters of a quarantined record that a preview shows."""
 
 
 def note(text: str) -> None:
@@ -149,36 +149,29 @@ def show_plan(tasks: list[TaskPlan]) -> None:
         click.echo(f"{stage:<10} {action:<13} {shown}  ({why})")
 
 
-def coloured(runs: list[Run]) -> str:
-    """Return runs of tokens in the colours of their kinds."""
-    return "".join(click.style(run.text, **STYLES[run.kind]) for run in runs)
-
-
-def _legend() -> str:
-    return "  ".join(click.style(kind, **style) for kind, style in STYLES.items())
-
-
 def show_row(row: InspectedRow) -> None:
     """Print one row in colours."""
-    click.echo(f"{row.split} row {row.row} of {row.num_rows:,}: {row.num_tokens:,} tokens, {row.num_trained:,} trained")
-    click.echo(_legend())
+    num_segments = len(row.segments)
+    documents = f"{num_segments:,} documents" if num_segments != 1 else "1 document"
+    counts = f"{row.num_tokens:,} tokens, {row.num_trained:,} trained, {documents}"
+    click.echo(f"{row.split} row {row.row:,} of {row.num_rows:,}: {counts}")
+    click.echo(terminal.legend())
     for number, segment in enumerate(row.segments):
         copy = f", copy {segment.copy}" if segment.copy else ""
-        begin = f", from its token {segment.start}" if segment.start else ""
-        counts = f"{segment.num_tokens} tokens, {segment.num_trained} trained"
-        click.secho(f"── segment {number}: {segment.source} {segment.id}{copy}{begin}: {counts}", bold=True)
-        click.echo(coloured(segment.runs))
+        begin = f", from its token {segment.start:,}" if segment.start else ""
+        counts = f"{segment.num_tokens:,} tokens, {segment.num_trained:,} trained"
+        click.secho(f"── segment {number}: {segment.source} {one_line(segment.id)}{copy}{begin}: {counts}", bold=True)
+        click.echo(terminal.painted(segment.runs))
 
 
 def show_lives(lives: list[Life]) -> None:
     """Print the lives of records."""
     for life in lives:
-        click.secho(f"{life.source} {life.id}: {life.outcome}", bold=True)
-        click.echo(f"  read from {life.file}")
-        for event in life.events:
-            click.echo(f"  {_event_line(event)}")
+        click.secho(f"{life.source} {one_line(life.id)}: {life.outcome}", bold=True)
+        click.echo(f"  read from {one_line(life.file)}")
+        _show_events(life.events)
         if life.raw:
-            click.echo(f"  raw: {life.raw}")
+            click.echo(f"  raw: {one_line(life.raw)}")
         for place in life.placements:
             copy = f", copy {place.copy}" if place.copy else ""
             click.echo(
@@ -186,32 +179,30 @@ def show_lives(lives: list[Life]) -> None:
                 f"from its token {place.start}"
             )
         for duplicate in life.duplicates:
-            click.echo(f"  {duplicate} was dropped as a copy of it")
+            click.echo(f"  {one_line(duplicate)} was dropped as a copy of it")
         if life.text:
-            click.echo(f"  text: {life.text}")
+            click.echo(f"  text: {visible(life.text)}")
 
 
-def _event_line(event: Any) -> str:
-    rule = f" ({event.rule})" if event.rule else ""
-    turn = f" in turn {event.turn}" if event.turn >= 0 else ""
-    line = f"{event.stage} {event.step}{rule}: {event.action}{turn}, {event.reason}"
-    if event.evidence:
-        line += f": {event.evidence}"
-    if event.after:
-        return f"{line}\n    before: {event.before}\n    after:  {event.after}"
-    return f"{line}\n    text: {event.before}" if event.before else line
+def _show_events(events: list[Event]) -> None:
+    for event in events:
+        for line in terminal.event_lines(event):
+            click.echo(f"  {line}")
 
 
 def show_preview(preview: Preview) -> None:
     """Print a sample of every source on its way to tokens."""
-    click.echo(_legend())
+    click.echo(terminal.legend())
     for source in preview.sources:
-        click.secho(f"━━ {source.name}: {source.num_records} records read", bold=True)
+        outcomes = Counter(record.outcome for record in source.records)
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+        click.echo()
+        click.secho(f"━━ {source.name}: {source.num_records} records read, {counts}", bold=True)
+        click.echo(f"   {' → '.join(source.steps)}")
         for record in source.records:
-            click.secho(f"{record.id}: {record.outcome}", bold=True)
-            for event in record.events:
-                click.echo(f"  {_event_line(event)}")
+            click.secho(f"{one_line(record.id)}: {record.outcome}", bold=True, fg=OUTCOME_COLOURS.get(record.outcome))
+            _show_events(record.events)
             if record.raw:
-                click.echo(f"  raw: {record.raw}")
+                click.echo(f"  raw: {one_line(record.raw[:MAX_RAW])}{' …' if len(record.raw) > MAX_RAW else ''}")
             if record.runs:
-                click.echo(coloured(record.runs))
+                click.echo(terminal.painted(terminal.shortened(record.runs)))

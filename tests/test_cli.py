@@ -21,7 +21,7 @@ COMMANDS = {
         "--chat", "--help", "--json", "--max-new-tokens", "--prompt", "--seed", "--temperature", "--top-k", "--top-p",
     ],
     "ingest": ["--allow-code", "--format", "--help", "--json", "--out", "--work-dir", "--workers", "-o"],
-    "inspect": ["--help", "--json", "--row", "--split"],
+    "inspect": ["--help", "--html", "--json", "--row", "--split"],
     "preview": ["--allow-code", "--help", "--json", "--rows", "--set"],
     "report": ["--help", "--json", "--out"],
     "schema": ["--help"],

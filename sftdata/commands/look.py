@@ -14,14 +14,24 @@ from sftdata.commands.options import json_option
 @click.argument("shards", type=click.Path(path_type=Path))
 @click.option("--split", default="train", show_default=True, help="The split.")
 @click.option("--row", type=int, default=0, show_default=True, help="The row, from 0.")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write the row as a page to this file.")
 @json_option
-def inspect(shards: Path, split: str, row: int, as_json: bool) -> None:
+def inspect(shards: Path, split: str, row: int, page: Path | None, as_json: bool) -> None:
     """Show one row: what is trained, where documents begin, and where each came from."""
+    from sftdata.shards import open_shards
     from sftdata.views.decoding import as_json as jsonable
     from sftdata.views.inspect import inspect as run
+    from sftdata.views.inspect import write_page
 
-    shown = run(shards, split=split, row=row)
-    screen.show_json(jsonable(shown)) if as_json else screen.show_row(shown)
+    opened = open_shards(shards)
+    shown = run(opened, split=split, row=row)
+    if page is not None:
+        write_page(shown, opened.manifest["name"], page)
+        screen.note(f"page: {page}")
+    if as_json:
+        screen.show_json(jsonable(shown))
+    elif page is None:
+        screen.show_row(shown)
 
 
 @click.command()

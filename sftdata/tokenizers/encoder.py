@@ -96,6 +96,10 @@ class Encoder:
         """The engine that encodes: `fastokens` or `tokenizers`."""
         return self._fast.name if self._fast is not None else "tokenizers"
 
+    def spell(self, ids: Int32) -> tuple[bytes, Int64] | None:
+        """Return the bytes of the tokens of a row, and where each token's end; None where tokens stand for no fixed bytes."""
+        return None if self._token_bytes is None else self._token_bytes.spell(ids)
+
     def encode(self, batch: Batch, first_text: int = 0) -> Encoded:
         """Encode a batch of texts; added tokens in them become their ids, nothing is put before or after.
 

@@ -65,6 +65,16 @@ class TokenBytes:
         proven[same_length] = self._equal_rows(first[tokens], lengths[tokens], kept_total, kept_data, kept_bytes)
         return total[:-1] + shift, total[1:] + shift, proven
 
+    def spell(self, ids: Int32) -> tuple[bytes, Int64]:
+        """Return the bytes that the tokens of a row stand for, and where each token's end, (n,)."""
+        lengths, first = self._lengths.take(ids).astype(np.int64), self._first.take(ids).astype(np.int64)
+        virtual = self._virtual_spaces(ids, np.array([0, len(ids)]))
+        lengths[virtual] -= 1
+        first[virtual] += 1
+        ends = np.cumsum(lengths)
+        index = np.repeat(first - (ends - lengths), lengths) + np.arange(lengths.sum())
+        return self._bytes[index].tobytes(), ends
+
     def _virtual_spaces(self, ids: Int32, row_offsets: Int64) -> npt.NDArray[np.intp]:
         """Return the tokens whose leading space the tokenizer put there itself."""
         if self._prepended == "none" or len(ids) == 0:

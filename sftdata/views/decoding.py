@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class Run(NamedTuple):
     kind: str
     """One of `KINDS`."""
     text: str
+    """Whole characters: one whose bytes are divided between two runs stands in the second."""
     num_tokens: int
 
 
@@ -29,34 +31,54 @@ class Decoder:
 
     def __init__(self, shards: Shards) -> None:
         self._encoder = Encoder(shards.tokenizer_folder, engine="tokenizers")
-        self._anchor: list[int] = self._encoder.tokenizer.encode("a", add_special_tokens=False).ids[-1:]
 
     def text(self, ids: npt.NDArray[np.int32]) -> str:
         """Return the text of tokens, control tokens included."""
+        spelled = self._encoder.spell(ids)
+        if spelled is not None:
+            return spelled[0].decode("utf-8", "replace")
         text: str = self._encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return text
 
-    def inner_text(self, ids: npt.NDArray[np.int32]) -> str:
-        """Return the text of tokens from the middle of a text: decoders take a space away from where a text begins."""
-        before: str = self._encoder.tokenizer.decode(self._anchor, skip_special_tokens=False)
-        text: str = self._encoder.tokenizer.decode([*self._anchor, *ids.tolist()], skip_special_tokens=False)
-        return text.removeprefix(before)
+    def texts(self, ids: npt.NDArray[np.int32]) -> list[str]:
+        """Return the text of each token of a row, (n,): a character of several tokens stands whole with the last of them."""
+        spelled = self._encoder.spell(ids)
+        if spelled is None:
+            return self._streamed(ids)
+        data, ends = spelled
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        borders = [0, *ends.tolist()]
+        texts = [decoder.decode(data[first:end]) for first, end in pairwise(borders)]
+        if texts:
+            texts[-1] += decoder.decode(b"", final=True)
+        return texts
+
+    def _streamed(self, ids: npt.NDArray[np.int32]) -> list[str]:
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        return [stream.step(self._encoder.tokenizer, number) or "" for number in ids.tolist()]
 
     def token(self, number: int) -> str:
         """Return a token as the vocabulary writes it."""
         token: str | None = self._encoder.tokenizer.id_to_token(number)
         return f"<{number}>" if token is None else token
 
+    def kinds(self, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+        """Return the kind of each token as its place in `KINDS`, (n,)."""
+        kinds: npt.NDArray[np.int8] = (labels != IGNORE_INDEX).astype(np.int8)
+        kinds[self._encoder.is_control[ids]] += 2
+        return kinds
+
     def runs(self, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32]) -> list[Run]:
         """Return the tokens as runs of one kind, control tokens one by one."""
-        control = self._encoder.is_control[ids]
-        kind = (labels != IGNORE_INDEX).astype(np.int8) + 2 * control
-        change = np.flatnonzero((kind[1:] != kind[:-1]) | control[1:]) + 1
+        kind = self.kinds(ids, labels)
+        texts = self.texts(ids)
+        change = np.flatnonzero((kind[1:] != kind[:-1]) | (kind[1:] >= 2)) + 1
         borders = [0, *change.tolist(), len(ids)]
-        texts = (self.inner_text if first and not control[first - 1] else self.text for first in borders)
         return [
-            Run(KINDS[kind[first]], text(ids[first:end]), end - first)
-            for (first, end), text in zip(pairwise(borders), texts, strict=False)
+            Run(KINDS[kind[first]], "".join(texts[first:end]), end - first)
+            for first, end in pairwise(borders)
             if first < end
         ]
 

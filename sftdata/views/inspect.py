@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from sftdata import storage
 from sftdata.errors import DataError, suggest
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Shards, Split, open_shards
-from sftdata.views.decoding import Decoder, Run
+from sftdata.views.decoding import KINDS, Decoder, Run
+from sftdata.views.page import fill_page
 from sftdata.views.tables import LINEAGE_TABLE, read_rows
 
 
@@ -19,7 +22,12 @@ class Token(NamedTuple):
 
     id: int
     token: str
+    """As the vocabulary writes it."""
+    text: str
+    """The characters that end in this token; none where a character goes on in the next."""
     label: int
+    kind: str
+    """One of `decoding.KINDS`."""
 
 
 class Segment(NamedTuple):
@@ -80,11 +88,44 @@ def _segments(shards: Shards, split: Split, row: int, decoder: Decoder) -> list[
                 num_tokens=length,
                 num_trained=int(np.count_nonzero(labels != IGNORE_INDEX)),
                 runs=decoder.runs(ids, labels),
-                tokens=[
-                    Token(number, decoder.token(number), label)
-                    for number, label in zip(ids.tolist(), labels.tolist(), strict=True)
-                ],
+                tokens=_tokens(ids, labels, decoder),
             )
         )
         first += length
     return segments
+
+
+def _tokens(ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32], decoder: Decoder) -> list[Token]:
+    columns = (ids.tolist(), decoder.texts(ids), labels.tolist(), decoder.kinds(ids, labels).tolist())
+    return [
+        Token(number, decoder.token(number), text, label, KINDS[kind])
+        for number, text, label, kind in zip(*columns, strict=True)
+    ]
+
+
+class Glyphs(NamedTuple):
+    """Tokens that make whole characters together: mostly one, several where a character's bytes are divided."""
+
+    kind: str
+    """That of the last of them."""
+    text: str
+    tokens: list[Token]
+
+
+def whole_characters(tokens: list[Token]) -> list[Glyphs]:
+    """Return the tokens of a segment in groups that are shown together."""
+    groups: list[Glyphs] = []
+    waiting: list[Token] = []
+    for token in tokens:
+        waiting.append(token)
+        if token.text:
+            groups.append(Glyphs(token.kind, token.text, waiting))
+            waiting = []
+    return [*groups, Glyphs(waiting[-1].kind, "", waiting)] if waiting else groups
+
+
+def write_page(row: InspectedRow, name: str, path: Path) -> None:
+    """Write a row of the build `name` as one HTML page that needs nothing else."""
+    page = fill_page("inspect.html.jinja", row=row, name=name, kinds=KINDS, whole_characters=whole_characters)
+    storage.make_folder(path.absolute().parent)
+    storage.write_bytes(path, page.encode("utf-8"))

@@ -22,7 +22,8 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, share=share, percent=percent, visible=visible, one_line=one_line)
+    filters = {"number": number, "share": share, "percent": percent, "visible": visible, "one_line": one_line}
+    environment.filters.update(filters, ends_shown=ends_shown)
     environment.globals.update(mark=mark, mark_change=mark_change)
     return environment
 
@@ -31,6 +32,11 @@ def fill_page(template: str, **values: Any) -> str:
     """Return a page made from a template of this folder."""
     page: str = _environment().get_template(template).render(**values)
     return page
+
+
+def ends_shown(text: str) -> str:
+    """Return a text with its invisible characters written out and a sign at the end of each line."""
+    return visible(text).replace("\n", "⏎\n").replace("\t", "⇥\t")
 
 
 def number(value: int) -> str:

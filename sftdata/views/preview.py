@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sftdata.pipeline import build
+from sftdata.recipe import Recipe, Source
 from sftdata.recipe_loader import load_recipe
 from sftdata.shards import Shards, open_shards
 from sftdata.views.decoding import Decoder, Run
@@ -30,6 +31,8 @@ class PreviewedSource(NamedTuple):
 
     name: str
     num_records: int
+    steps: list[str]
+    """What a record goes through, by name: ingestor, cleaners, formatter."""
     records: list[PreviewedRecord]
 
 
@@ -50,15 +53,18 @@ def preview(recipe: str | Path, *, rows: int = 5, overrides: Sequence[str] = (),
         result = build(loaded, out=Path(folder) / "preview", work_dir=Path(folder) / "work", limit=rows, workers=1)
         shards = open_shards(result.folder)
         decoder = Decoder(shards)
-        return Preview([_source(shards, name, decoder) for name in shards.manifest["sources"]])
+        return Preview([_source(shards, source, loaded.recipe, decoder) for source in loaded.recipe.sources])
 
 
-def _source(shards: Shards, name: str, decoder: Decoder) -> PreviewedSource:
+def _source(shards: Shards, source: Source, recipe: Recipe, decoder: Decoder) -> PreviewedSource:
+    name = source.name
     mine = [("source", "=", name)]
     found = {row["id"]: None for table in (LEDGER_TABLE, LINEAGE_TABLE) for row in read_rows(shards, table, mine)}
     lives = sorted((life_of(shards, (name, row_id), decoder) for row_id in found), key=_file_order(shards, name))
     records = [PreviewedRecord(life.id, life.outcome, life.events, life.raw, _runs(shards, life, decoder)) for life in lives]
-    return PreviewedSource(name, shards.manifest["sources"][name]["prepare"].get("records", 0), records)
+    steps = [source.ingest, *source.clean, *recipe.clean, source.format]
+    num_records = shards.manifest["sources"][name]["prepare"].get("records", 0)
+    return PreviewedSource(name, num_records, [step.name for step in steps], records)
 
 
 def _file_order(shards: Shards, name: str) -> Callable[[Life], tuple[int, int]]:
