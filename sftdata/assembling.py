@@ -19,6 +19,7 @@ import yaml
 from sftdata import registry, storage
 from sftdata.card import dataset_card
 from sftdata.entries import LEDGER_FILE, LINEAGE_FILE, QUARANTINE_FILE, SHARD_FILE, plan_name
+from sftdata.origins import write_origins
 from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
 from sftdata.scanning import describe_files
@@ -82,6 +83,7 @@ def assemble(folder: Path, built: Built) -> dict[str, Any]:
     plans = storage.make_folder(side / "plan")
     for split in splits:
         storage.write_bytes(plans / plan_name(split), (built.plan.entry / plan_name(split)).read_bytes())
+    write_origins(folder, _origins(built))
     body = manifest_body(built, shards, columns)
     storage.write_bytes(folder / "README.md", dataset_card(body).encode("utf-8"))
     body["files"] = list(list_files(folder))
@@ -89,9 +91,25 @@ def assemble(folder: Path, built: Built) -> dict[str, Any]:
     return body
 
 
+def _origins(built: Built) -> dict[str, list[str]]:
+    single = {"resolve": built.resolved, "tokenizer": built.tokenizer, "plan": built.plan}
+    return {
+        "prepare": [item.task.fingerprint for item in built.prepared],
+        "tokenize": [task.fingerprint for _, task in built.tokenized],
+        "gather": [item.task.fingerprint for item in built.gathered],
+        **{stage: [task.fingerprint] for stage, task in single.items()},
+    }
+
+
 def resolved_recipe(loaded: Loaded) -> str:
-    """Return the recipe with all defaults, as YAML; `output` and whatever else names a place of this machine is left out."""
+    """Return the recipe with all defaults, as YAML that loads again; without `output`, which names a place of this machine."""
     value = loaded.recipe.model_dump(exclude={"output"}, exclude_none=True)
+    tokenize = value["tokenize"]
+    if loaded.recipe.pack.strategy == "packed":
+        del tokenize["excess_length"]  # what has no meaning may not be written
+    if loaded.recipe.tokenize.compat:
+        written = ("control_tokens",) if tokenize["control_tokens"] == "allow" else ()
+        value["tokenize"] = {name: tokenize[name] for name in ("sequence_len", "compat", *written)}
     text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=120)
     return text
 

@@ -64,7 +64,7 @@ def ingest(
     output = Path(out or Path(DOCUMENTS) / source.name).resolve()
     work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
     _check_output(output)
-    with storage.lock(output):
+    with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
         remove_leftovers(work)
         parts = scan([source], Path(), exclude=(output, work), allow_code=allow_code)

@@ -15,18 +15,17 @@ A task whose result lies in the work folder is not run again. Between stages onl
 from __future__ import annotations
 
 import glob
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftdata import __version__, storage
+from sftdata import storage
 from sftdata.accounting import add_counts, check_conservation, check_limits, check_sources
 from sftdata.assembling import Built, assemble
 from sftdata.entries import QUARANTINE_FILE
-from sftdata.errors import DamagedError, DataError, RecipeError
+from sftdata.errors import DamagedError, DataError, RecipeError, SftdataError
 from sftdata.executors.local import SerialExecutor, available_cores, local_executor
 from sftdata.gathering import gather_shard
 from sftdata.planning import plan
@@ -34,7 +33,7 @@ from sftdata.preparing import prepare_part
 from sftdata.recipe_loader import Loaded, load_recipe
 from sftdata.remaking import tokenize_parts
 from sftdata.resolving import resolve
-from sftdata.run_record import damaged_record, write_run_record
+from sftdata.run_record import damaged_record, describe_run, origin_of, write_run_record
 from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
 from sftdata.scanning import Part, check_unchanged, scan
 from sftdata.shards import open_shards
@@ -55,6 +54,8 @@ STAGES = {
 """Stage → the function that carries out one of its tasks."""
 
 WORK_FOLDER = ".sftdata-work"
+Accept = Callable[[dict[str, Any]], None]
+"""Sees a manifest before its folder is published, and raises where it should not be."""
 SMALL_INPUT = 4 << 20
 """Bytes of input up to which starting worker processes takes longer than the work."""
 
@@ -86,17 +87,19 @@ def build(
     work_dir: str | Path | None = None,
     limit: int | None = None,
     allow_code: bool = False,
+    accept: Accept | None = None,
 ) -> BuildResult:
     """Build the shards of a recipe.
 
     `overrides` are `a.b=value` texts as `--set` takes them; `workers` None uses all processors; `limit` reads only the first
-    records of each source. Raises the errors of `sftdata.errors`; the output is then as it was before.
+    records of each source; `accept` sees the new manifest before the folder is swapped in, and may raise. Raises the errors of
+    `sftdata.errors`; the output is then as it was before.
     """
     loaded = _loaded(recipe, overrides, allow_code)
     output, work = _folders(loaded, out, work_dir)
     _check_counts(workers, limit)
     begin = time.time()
-    with storage.lock(output):
+    with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
         remove_leftovers(work)
         parts = _scan(loaded, output, work)
@@ -110,7 +113,10 @@ def build(
         manifest = _finished(output, built.fingerprint)
         unchanged = manifest is not None
         if manifest is None:
-            manifest = _publish(output, built, _run_record(begin, executor.num_workers, runner))
+            origin = origin_of(loaded, work, limit)
+            run = describe_run(begin, origin, workers=executor.num_workers, stage_seconds=runner.seconds,
+                               tasks=len(runner.planned), reused=runner.num_reused)  # fmt: skip
+            manifest = _publish(output, built, run, accept)
         write_history(work, loaded.recipe.name, runner.planned)
     return BuildResult(output, manifest, len(runner.planned), runner.num_reused, unchanged)
 
@@ -257,30 +263,21 @@ def _finished(output: Path, fingerprint: str) -> dict[str, Any] | None:
     return shards.manifest if whole else None
 
 
-def _publish(output: Path, built: Built, run: dict[str, Any]) -> dict[str, Any]:
+def _publish(output: Path, built: Built, run: dict[str, Any], accept: Accept | None) -> dict[str, Any]:
     """Assemble the folder beside its place and swap it in."""
     temporary = output.with_name(f".{output.name}.tmp-{built.fingerprint}")
     storage.remove_tree(temporary)
     storage.make_folder(temporary)
     manifest = assemble(temporary, built)
+    if accept is not None:
+        try:
+            accept(manifest)
+        except SftdataError:
+            storage.remove_tree(temporary)
+            raise
     write_run_record(temporary, run, report_page(open_shards(temporary), run))
     for other in output.parent.glob(f".{glob.escape(output.name)}.tmp-*"):
         if other != temporary:
             storage.remove_tree(other)
     storage.publish(temporary, output)
     return manifest
-
-
-def _run_record(begin: float, num_workers: int, runner: TaskRunner) -> dict[str, Any]:
-    """Return what depends on the clock or the machine."""
-    return {
-        "sftdata": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin)),
-        "seconds": round(time.time() - begin, 3),
-        "stage_seconds": runner.seconds,
-        "workers": num_workers,
-        "tasks": len(runner.planned),
-        "reused": runner.num_reused,
-    }

@@ -39,27 +39,34 @@ class Loaded:
 
 
 def load_recipe(
-    path: str | Path, *, overrides: Sequence[str] = (), allow_code: bool = False, out: str | Path | None = None
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    allow_code: bool = False,
+    out: str | Path | None = None,
+    folder: str | Path | None = None,
 ) -> Loaded:
     """Load, override and check a recipe.
 
-    `overrides` are `a.b=value` texts as `--set` takes them; values are YAML 1.2 scalars or flow collections.
+    `overrides` are `a.b=value` texts as `--set` takes them; values are YAML 1.2 scalars or flow collections. `folder` is what
+    paths in the recipe are relative to, by default the folder that it lies in.
     Raises RecipeError with file, line, the key and the nearest known one.
     """
     path = Path(path)
+    home = Path(folder or path.parent).resolve()
     document = strict_yaml.load(path)
     if not isinstance(document.value, dict):
         raise RecipeError(f"{path}:1 a recipe is a mapping of keys to values")
     places = Places(str(path), document.lines)
     for override in overrides:
-        apply_override(document.value, override, path.resolve().parent, places)
+        apply_override(document.value, override, home, places)
     if out is not None:
         document.value["output"] = str(out)
     try:
         recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
         raise explain(error, places) from error
-    loaded = Loaded(recipe, path.resolve().parent, str(path), allow_code=allow_code)
+    loaded = Loaded(recipe, home, str(path), allow_code=allow_code)
     _check_steps(loaded, places)
     _check_template(loaded, places)
     if recipe.train:

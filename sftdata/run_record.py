@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sftdata import storage
+from sftdata import __version__, storage
 from sftdata.errors import DamagedError
+from sftdata.recipe_loader import Loaded
 from sftdata.shards import read_sealed, sealed
 
 RUN_FILE = ".sftdata/run.json"
 REPORT_FILE = "report.html"
+
+
+def origin_of(loaded: Loaded, work_folder: Path, limit: int | None) -> dict[str, Any]:
+    """Return where recipe and work folder lie on this machine: what a damaged build is repaired from."""
+    name = str(Path(loaded.name).absolute())
+    return {"recipe": name, "recipe_folder": str(loaded.folder), "work_folder": str(work_folder), "limit": limit}
+
+
+def describe_run(began: float, origin: dict[str, Any], **figures: Any) -> dict[str, Any]:
+    """Return the record of a build that began at a time, in seconds since 1970, and has just ended."""
+    return {
+        "sftdata": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "seconds": round(time.time() - began, 3),
+        **figures,
+        **origin,
+    }
 
 
 def write_run_record(folder: Path, run: dict[str, Any], report: str) -> None:

@@ -44,17 +44,28 @@ class TaskRunner:
     def map(self, planned: Sequence[Planned]) -> list[Summary]:
         """Run the tasks whose results are missing or damaged; return all summaries, in order."""
         self.planned.extend(planned)
-        self.num_reused += sum((item.task.entry / ENTRY).is_file() for item in planned)
         if not planned:
             return []
         stage = planned[0].task.stage
         progress.stage(stage, len(planned))
         begin = time.monotonic()
+        before = [_stamp(item.task) for item in planned]
         tasks = [item.task for item in planned]
         alone = len(tasks) == 1  # one task needs no worker
         summaries = [self._perform(tasks[0])] if alone else list(self._executor.map(self._perform, tasks))
+        kept = (stamp is not None and stamp == _stamp(task) for stamp, task in zip(before, tasks, strict=True))
+        self.num_reused += sum(kept)
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - begin, 3)
         return summaries
+
+
+def _stamp(task: Task) -> tuple[int, int] | None:
+    """Return what changes when a task's entry is made again, as it is where it turned out to be damaged; None without one."""
+    try:
+        status = (task.entry / ENTRY).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class TaskPlan(NamedTuple):
@@ -65,6 +76,8 @@ class TaskPlan(NamedTuple):
     action: str
     """`run` or `reuse`."""
     why: str
+    fingerprint: str = ""
+    """Of the task; empty where it is not known yet."""
 
 
 class NotYetKnown(Exception):
@@ -84,7 +97,8 @@ class Rehearsal:
         for item in planned:
             summary = read_entry(item.task.entry)
             why = "result exists" if summary is not None else self._why(item)
-            self.tasks.append(TaskPlan(item.task.stage, item.task.name, "run" if summary is None else "reuse", why))
+            action = "run" if summary is None else "reuse"
+            self.tasks.append(TaskPlan(item.task.stage, item.task.name, action, why, item.task.fingerprint))
             summaries.append(summary)
         if any(summary is None for summary in summaries):
             raise NotYetKnown
