@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sftdata import __version__, screen
-from sftdata.commands import build, look, model
+from sftdata.commands import build, keep, look, model
 from sftdata.errors import SftdataError, StorageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -62,6 +62,9 @@ for command in (
     look.why,
     look.verify,
     look.report,
+    keep.export,
+    keep.repair,
+    keep.gc,
     model.train,
     model.generate,
 ):

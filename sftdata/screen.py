@@ -16,6 +16,7 @@ from sftdata.views import terminal
 from sftdata.views.visible import one_line, visible
 
 if TYPE_CHECKING:
+    from sftdata.garbage import Collected
     from sftdata.pipeline import BuildResult
     from sftdata.runner import TaskPlan
     from sftdata.views.inspect import InspectedRow
@@ -206,3 +207,14 @@ def show_preview(preview: Preview) -> None:
                 click.echo(f"  raw: {one_line(record.raw[:MAX_RAW])}{' …' if len(record.raw) > MAX_RAW else ''}")
             if record.runs:
                 click.echo(terminal.painted(terminal.shortened(record.runs)))
+
+
+def show_collected(found: Collected) -> None:
+    """Print the size of a work folder by stage, and what of it was not used."""
+    click.echo(f"{'stage':<10} {'results':>12} {'bytes':>18} {'unused':>12} {'bytes freed':>18}")
+    for size in found.stages:
+        kept = f"{size.stage:<10} {size.num_entries:>12,} {size.num_bytes:>18,}"
+        click.echo(f"{kept} {size.num_unused:>12,} {size.unused_bytes:>18,}")
+    num_unused = sum(stage.num_unused for stage in found.stages)
+    what = "would be removed" if found.dry_run else "removed"
+    note(f"{found.work_folder}: {num_unused:,} results {what}")

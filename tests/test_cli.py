@@ -28,6 +28,9 @@ COMMANDS = {
     "train": ["--allow-code", "--help", "--json", "--out", "--recipe", "--set"],
     "verify": ["--help", "--json"],
     "why": ["--help", "--json"],
+    "export": ["--allow-code", "--form", "--help", "--json", "--out", "--to", "--work-dir"],
+    "repair": ["--allow-code", "--help", "--json", "--recipe", "--set", "--work-dir", "--workers"],
+    "gc": ["--allow-code", "--dry-run", "--help", "--json", "--work-dir"],
 }
 
 

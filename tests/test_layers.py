@@ -13,7 +13,7 @@ PACKAGE = Path(sftdata.__file__).parent
 
 STAGES = {"preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
 
-COMPOSERS = {"pipeline", "ingesting", "views.preview", "commands", "screen", "__init__", "__main__"}
+COMPOSERS = {"pipeline", "ingesting", "repairing", "garbage", "views.preview", "commands", "screen", "__init__", "__main__"}
 """The modules that put stages together, or stand above them."""
 
 
