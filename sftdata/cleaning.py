@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sftdata import ledger, registry
 from sftdata.errors import SftdataError
+from sftdata.record_json import canonical
 from sftdata.records import Drop, Edit, Example, Mark, Path
 from sftdata.schemas import SPANS
 
@@ -46,11 +47,16 @@ class SpanTable:
     turns: list[int] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    structures: dict[int, str] = field(default_factory=dict)
+    """Row → its tools, tool calls and the like as JSON text: never cleaned, but records that differ in them are no copies."""
 
     def add(self, row: int, example: Example) -> None:
         """Add the spans of one example; text that the formatter itself supplied is not cleaned."""
+        if example.tools or any(turn.fields for turn in example.turns):
+            self.structures[row] = canonical([example.tools, [turn.fields for turn in example.turns]])
         for number, turn in enumerate(example.turns):
-            for path, text in turn.spans:
+            spans = turn.spans if turn.reasoning is None else (turn.reasoning, *turn.spans)
+            for path, text in spans:
                 if path:
                     self.rows.append(row)
                     self.paths.append(path)

@@ -92,17 +92,27 @@ def apply_marks(example: Example, marks: Iterable[tuple[Sequence[str | int], str
     turns = list(example.turns)
     for path, kind, value in marks:
         for index, turn in enumerate(turns):
+            if turn.reasoning is not None and list(turn.reasoning.path) == list(path):
+                flags = _marked(turn.reasoning_flags or (turn.train, turn.weight), kind, value)
+                turns[index] = turns[index]._replace(reasoning_flags=flags)
             for number, span in enumerate(turn.spans):
                 if list(span.path) == list(path):
-                    turns[index] = _marked(turns[index], number, kind, value)
+                    turns[index] = _with_mark(turns[index], number, kind, value)
     return example._replace(turns=tuple(turns))
 
 
-def _marked(turn: Turn, span: int, kind: str, factor: float) -> Turn:
-    """Return a turn one span of which is not trained (`mask_loss`) or has its loss multiplied (`weight`)."""
+def _marked(flags: tuple[bool | None, float], kind: str, factor: float) -> tuple[bool | None, float]:
+    """Return the flags of what is not trained (`mask_loss`) or has its loss multiplied (`weight`)."""
+    train, weight = flags
+    return (False, weight) if kind == "mask_loss" else (train, weight * factor)
+
+
+def _with_mark(turn: Turn, span: int, kind: str, factor: float) -> Turn:
+    """Return a turn with a mark on one of its spans; what it says beside its content keeps the flags that it had."""
     flags = list(turn.parts or [(turn.train, turn.weight)] * len(turn.spans))
-    train, weight = flags[span]
-    flags[span] = (False, weight) if kind == "mask_loss" else (train, weight * factor)
+    flags[span] = _marked(flags[span], kind, factor)
+    if turn.reasoning is not None or turn.fields:
+        return turn._replace(parts=tuple(flags))
     if len(flags) == 1 and not turn.parts:
         return turn._replace(train=flags[0][0], weight=flags[0][1])
     return turn._replace(parts=tuple(flags))

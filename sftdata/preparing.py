@@ -221,6 +221,8 @@ def _digests(spans: SpanTable, kept: dict[int, str]) -> list[list[Any]]:
     pieces: dict[int, list[bytes]] = {row: [] for row in kept}
     for row, role, text in zip(spans.rows, spans.roles, spans.texts, strict=True):
         pieces[row] += (role.encode(), text.encode("utf-8", "surrogatepass"))
+    for row in spans.structures.keys() & pieces.keys():
+        pieces[row] += (b"structure", spans.structures[row].encode("utf-8", "surrogatepass"))
     digests, texts = [], []
     for row, parts in pieces.items():
         if not parts:

@@ -116,8 +116,10 @@ class Tokenize(Section):
 
     sequence_len: int | None = Field(default=None, ge=1)
     roles_to_train: list[Role] = ["assistant"]
+    train_turns: Literal["all", "last"] = "all"
     train_on_inputs: bool = False
     train_on_eos: bool = True
+    train_on_thinking: bool = True
     control_tokens: Literal["escape", "drop", "error", "allow"] = "escape"
     control_tokens_allowed: dict[Role, list[str]] | None = None
     excess_length: Literal["drop", "truncate_end", "truncate_start", "whole_turns", "split", "error"] = "drop"
@@ -135,6 +137,12 @@ class Tokenize(Section):
             raise ValueError(f"control_tokens {self.control_tokens} has no meaning under compat, which lets them act: allow")
         for name in sorted(self.model_fields_set - {"compat", "sequence_len", "control_tokens"}):
             raise ValueError(f"{name} has no meaning under compat {self.compat}, which decides it")
+        return self
+
+    @model_validator(mode="after")
+    def _last_turn_is_not_all(self) -> Tokenize:
+        if self.train_turns == "last" and self.train_on_inputs:
+            raise ValueError("train_turns: last has no meaning under train_on_inputs, which trains everything")
         return self
 
 

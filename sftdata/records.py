@@ -42,7 +42,7 @@ class Span(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One turn of an example: its spans joined by `joint` are the turn's content."""
+    """One turn of an example: its spans joined by `joint` are the turn's content; no spans are a content that is null."""
 
     role: str
     """`system`, `user`, `assistant`, `tool`; for plain text `source`, `target`, `text`."""
@@ -53,6 +53,12 @@ class Turn(NamedTuple):
     weight: float = 1.0
     parts: tuple[tuple[bool | None, float], ...] = ()
     """(train, weight) of each span, in place of the turn's own, where parts of a content carry their own; else empty."""
+    reasoning: Span | None = None
+    """What the model thinks before it answers, where the record keeps it apart from the content."""
+    reasoning_flags: tuple[bool | None, float] | None = None
+    """(train, weight) of the reasoning, where they are not the turn's own."""
+    fields: dict[str, Any] | None = None
+    """Further fields of the message for the chat template: `tool_calls`, `tool_call_id`, `name`. They are never cleaned."""
 
     @property
     def content(self) -> str:
@@ -68,6 +74,10 @@ class Example(NamedTuple):
     """True: rendered with the chat template. False: [BOS] texts EOS, without a template."""
     shape: str
     """The record shape that was recognised, counted per source: `instruction`, `messages:role/content` …"""
+    tools: list[dict[str, Any]] | None = None
+    """Definitions of the tools that are on offer, for the chat template; never cleaned."""
+    verbatim: bool = False
+    """True, without `chat`: the texts are all there is, without BOS and EOS, and control tokens written in them act."""
 
 
 class Drop(NamedTuple):

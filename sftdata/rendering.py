@@ -19,8 +19,8 @@ from sftdata.errors import TokenizerError
 from sftdata.records import Example, InvalidRecord, Turn
 from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.jinja import JinjaTemplate
-from sftdata.templates.proof import TAGS
-from sftdata.templates.render import Rendered, Template, TrainScope, render_plain
+from sftdata.templates.proof import MARKUP
+from sftdata.templates.render import Rendered, Template, TrainScope, render_plain, render_verbatim
 from sftdata.tokenizers.files import TokenizerFiles
 
 Int64 = npt.NDArray[np.int64]
@@ -120,7 +120,9 @@ class Renderer:
                     f"source {self._source!r} has dialogues, but the tokenizer has no chat template; "
                     "set tokenizer.chat_template"
                 )
-            return self._template.render(example.turns, self.scope)
+            return self._template.render(example.turns, self.scope, example.tools)
+        if example.verbatim:
+            return render_verbatim(example.turns, self.scope)
         if self._eos_token is None:
             raise TokenizerError(
                 f"source {self._source!r} has plain text, but the tokenizer has no eos_token to end it with; "
@@ -165,10 +167,10 @@ class Renderer:
         text = plan.format % contents
         template = self._template
         if example.chat and isinstance(template, JinjaTemplate):
-            if any(not content or content.isspace() or TAGS.search(content) for content in contents):
+            if any(not content or content.isspace() or MARKUP.search(content) for content in contents):
                 return None
             try:
-                written = template.text_of(example.turns, [turn.content for turn in example.turns], False)
+                written = template.text(example.turns)
             except InvalidRecord:
                 return None
             if written != text:
@@ -176,10 +178,10 @@ class Renderer:
         return text, contents
 
     def _plan_of(self, example: Example) -> tuple[Shape, _Plan | None]:
-        shape: Shape = (
-            example.chat,
-            *[(role, joint, len(spans), train, weight, parts) for role, spans, joint, train, weight, parts in example.turns],
-        )
+        turns = example.turns
+        if example.tools is not None or example.verbatim or any(turn.parts or turn.reasoning or turn.fields for turn in turns):
+            return (), None
+        shape: Shape = (example.chat, *[(turn[0], turn[2], len(turn[1]), turn[3], turn[4]) for turn in turns])
         if shape in self._plans:
             return shape, self._plans[shape]
         if len(self._plans) >= MAX_SHAPES:
@@ -189,8 +191,6 @@ class Renderer:
 
     def _make_plan(self, example: Example) -> _Plan | None:
         """Return the plan of an example's shape; None where its rows must be rendered one by one."""
-        if any(turn.parts for turn in example.turns):
-            return None
         turns = tuple(
             turn._replace(spans=tuple(span._replace(text=PLACEHOLDER) for span in turn.spans)) for turn in example.turns
         )

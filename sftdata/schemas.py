@@ -102,14 +102,13 @@ QUARANTINE_REASONS = {
     "mask_unproven": "the template's render cannot be proven to contain the row's texts as they are",
     "messages_empty": "a dialogue without turns",
     "messages_role": "a turn whose role is unknown",
-    "messages_tools": "a dialogue with tools, tool calls or separate reasoning, which cannot be rendered yet",
     "no_match": "no element of the page matches the selector",
     "no_text": "the page holds no text",
     "shape_unknown": "the record has none of the shapes that the formatter knows",
     "sql_columns": "a row whose number of values is not the table's",
     "sql_syntax": "a statement that cannot be read",
     "sql_truncated": "the dump ends inside a statement",
-    "template_raised": "the chat template refused the dialogue",
+    "template_raised": "the chat template refused the dialogue, or has no place for its tools or reasoning",
     "too_large": "a record over the limit on bytes",
 }
 """Reason codes of the quarantine: stable, documented, extended only."""

@@ -104,6 +104,7 @@ def _texts(part: dict[str, Any], spec: dict[str, Any], *, split: int | None) -> 
     chosen = keep if split is None else keep & (np.asarray(splits) == split)
     for documents in read_documents(Path(part["documents"]), chosen):
         for example in format_documents(form, documents)[0]:
+            yield from (span.text for turn in example.turns if (span := turn.reasoning) is not None)
             yield from (turn.content for turn in example.turns)
 
 

@@ -32,7 +32,7 @@ from sftdata.schemas import LEDGER, QUARANTINE, QUARANTINE_BYTES, TOKENIZED
 from sftdata.shards import list_column
 from sftdata.tables import TableWriter, stream_writer
 from sftdata.templates.jinja import TURN_ENDS
-from sftdata.templates.render import TrainScope
+from sftdata.templates.render import scope_of
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, concatenate, open_encoder
 from sftdata.tokenizers.engine import EnginesDiffer
@@ -131,7 +131,7 @@ def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, Ta
     name, format_options = spec["format"]
     template = open_template(spec["template"], files)
     bos, eos = files.special("bos_token"), files.special("eos_token")
-    scope = TrainScope(frozenset(options["roles_to_train"]), options["train_on_inputs"], options["train_on_eos"])
+    scope = scope_of(options)
     ends = {*TURN_ENDS, eos, template.stop_token if template else None}
     guarded = options["control_tokens"] != "allow"
     stops = {token: number for token, number in encoder.control.ids.items() if token in ends}

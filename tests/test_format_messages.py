@@ -112,9 +112,14 @@ def test_messages_refuses_what_is_no_list_of_messages(value: Any, reason: str) -
         ({"role": "assistant", "content": ["x"]}, "field_type"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}, "field_type"),
         ({"role": "assistant", "content": [{"type": "text"}]}, "field_missing"),
-        ({"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, "messages_tools"),
-        ({"role": "assistant", "content": "x", "reasoning_content": "because"}, "messages_tools"),
-        ({"from": "function_call", "value": "{}"}, "messages_tools"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "field_type"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "field_type"),
+        ({"role": "assistant", "content": "x", "tool_calls": "f("}, "json_syntax"),
+        ({"role": "user", "content": "x", "tool_calls": [{"name": "f"}]}, "messages_role"),
+        ({"role": "assistant", "content": "x", "reasoning_content": ["because"]}, "field_type"),
+        ({"from": "function_call", "value": "not JSON"}, "json_syntax"),
+        ({"from": "function_call", "value": "[]"}, "field_type"),
+        ({"from": "function_call", "value": 7}, "field_type"),
         ({"role": "user", "content": "x", "train": "yes"}, "field_type"),
         ({"role": "user", "content": "x", "weight": -1}, "field_type"),
         ({"role": "user", "content": "x", "weight": float("nan")}, "field_type"),
@@ -127,10 +132,47 @@ def test_messages_refuses_a_message_it_cannot_read(message: dict[str, Any], reas
     assert "messages.1" in error.detail
 
 
-def test_messages_refuses_tools_of_the_record() -> None:
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "moon"}}}
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)])
+def test_messages_carries_tools_calls_and_reasoning_to_the_template(tools: Any) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL], "thinking": "Look up."}
+    answer = {"role": "tool", "content": "full", "tool_call_id": "c1", "name": "look"}
+    example = messages({**with_one(call), "messages": [*with_one(call)["messages"], answer], "tools": tools})
+    assert example.tools == TOOLS and example.shape == "messages:role/content+tools"
+    assert contents(example) == [("user", "a"), ("assistant", ""), ("tool", "full")]
+    called, answered = example.turns[1], example.turns[2]
+    assert called.spans == () and called.fields == {"tool_calls": [CALL]}
+    assert called.reasoning == (("messages", 1, "thinking"), "Look up.")
+    assert answered.fields == {"tool_call_id": "c1", "name": "look"}
+
+
+@pytest.mark.parametrize("empty", [None, "", "null", "[]", []])
+def test_messages_without_tools_are_as_before(empty: Any) -> None:
     record = with_one({"role": "assistant", "content": "b", "tool_calls": [], "reasoning_content": None})
-    assert len(messages({**record, "tools": []}).turns) == 2
-    assert refused({**record, "tools": '[{"name": "f"}]'}).reason == "messages_tools"
+    example = messages({**record, "tools": empty})
+    assert example.tools is None and example.shape == "messages:role/content"
+    assert all(turn.fields is None and turn.reasoning is None for turn in example.turns)
+
+
+def test_messages_refuses_tools_that_are_none_and_leaves_them_out_when_told() -> None:
+    record = {**with_one({"role": "assistant", "content": "b"}), "tools": {"name": "f"}, "mine": TOOLS}
+    assert refused(record).reason == "field_type"
+    assert refused({**record, "tools": "[1]"}).reason == "field_type"
+    assert messages(record, tools=None).tools is None
+    assert messages(record, tools="mine").tools == TOOLS
+
+
+def test_messages_takes_calls_in_older_spellings() -> None:
+    function = {"name": "look", "arguments": '{"at": "moon"}'}
+    wanted = {"tool_calls": [{"type": "function", "function": function}]}
+    assert messages(with_one({"role": "assistant", "content": "", "function_call": function})).turns[1].fields == wanted
+    turn = messages(with_one({"from": "function_call", "value": json.dumps(function), "weight": 0.5})).turns[1]
+    assert (turn.role, turn.fields, turn.weight) == ("assistant", wanted, 0.5)
+    two = messages(with_one({"role": "tool_calls", "content": json.dumps([function, function])})).turns[1]
+    assert two.fields is not None and len(two.fields["tool_calls"]) == 2
 
 
 def test_messages_maps_further_roles_in_any_case() -> None:

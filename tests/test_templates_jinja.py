@@ -108,9 +108,9 @@ def test_trimmed_texts_are_proven_without_their_outer_space() -> None:
     [
         (RAW.replace("{{ m.content }}", "{{ m.content }}{{ m.content }}"), "mask_unproven", "twice"),
         (RAW.replace("m.content", "m.content | upper"), "mask_unproven", "changes the content of turn 0"),
-        (RAW.replace("m.content", "m.content[:3]"), "mask_unproven", "changes the texts"),
-        (RAW.replace("m.content", "m.content | length"), "mask_unproven", "changes the texts"),
-        (RAW.replace("in messages", "in messages[1:]"), "mask_unproven", r"leaves out content of turn 0 \(user\)"),
+        (RAW.replace("m.content", "m.content[:3]"), "mask_unproven", "leaves out a part of the content of turn 0"),
+        (RAW.replace("m.content", "m.content | length"), "mask_unproven", "leaves out the content of turn 0"),
+        (RAW.replace("in messages", "in messages[1:]"), "mask_unproven", r"leaves out the content of turn 0 \(user\)"),
         (RAW.replace("in messages", "in messages | reverse"), "mask_unproven", "moves the content of turn 1"),
         (RAW.replace("<|im_end|>", ""), "mask_unproven", "no stop token follows the answer in turn 1"),
         ("{{ raise_exception('no ' + messages[0].role) }}", "template_raised", "no user"),
@@ -125,14 +125,6 @@ def test_a_template_that_does_not_show_the_texts_is_refused(source: str, reason:
     with pytest.raises(InvalidRecord, match=message) as caught:
         template(source).render(turns, SCOPE)
     assert caught.value.reason == reason
-
-
-def test_more_texts_than_private_characters_are_refused() -> None:
-    everything = "".join(map(chr, [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]))
-    assert template(RAW).render([turn("user", everything[:-4]), turn("assistant", "b")], SCOPE).trained
-    with pytest.raises(InvalidRecord, match="private-use") as caught:
-        template(RAW).render([turn("user", everything[:-3]), turn("assistant", "b")], SCOPE)
-    assert caught.value.reason == "mask_unproven"
 
 
 def test_flags_of_parts_hold_in_foreign_templates() -> None:

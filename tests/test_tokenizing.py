@@ -35,7 +35,7 @@ from sftdata.records import Example, Span, Turn
 from sftdata.resolving import _write_decisions, resolve
 from sftdata.schemas import TOKENIZED
 from sftdata.tables import TableWriter, read_batches
-from sftdata.templates.render import Rendered, TrainScope, render_plain
+from sftdata.templates.render import Rendered, TrainScope, render_plain, scope_of
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizers.files import read
 from sftdata.tokenizing import tokenize_part
@@ -60,7 +60,7 @@ def labels_by_offsets(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[in
 def rendered_alone(phase: Phase, record: dict[str, Any]) -> Rendered:
     """Return a record as its template renders it, without a batch."""
     options = phase.options
-    scope = TrainScope(frozenset(options["roles_to_train"]), options["train_on_inputs"], options["train_on_eos"])
+    scope = scope_of(options)
     return phase.loaded_template.render(format_messages(record).turns, scope)
 
 

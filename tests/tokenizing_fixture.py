@@ -38,6 +38,8 @@ OPTIONS: dict[str, Any] = {
     "roles_to_train": ["assistant"],
     "train_on_inputs": False,
     "train_on_eos": True,
+    "train_turns": "all",
+    "train_on_thinking": True,
     "control_tokens": "escape",
     "control_tokens_allowed": None,
     "compat": None,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
+from sftdata.formatters._parts import Flags, first_key, flags, parse_json, place_of, text_part
+from sftdata.formatters._tools import tool_calls, tool_definitions, written_calls
 from sftdata.records import Example, InvalidRecord, Path, Span, Turn
 from sftdata.registry import formatter
 
@@ -14,10 +14,13 @@ MESSAGE_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialog
 
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
-PART_KEYS = ("text", "value", "content")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+TEMPLATE_FIELDS = ("tool_call_id", "name")
+"""Fields that go to the chat template as they are."""
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -32,10 +35,8 @@ ROLES = {
 }
 """Role in the data, lower case → role of the turn."""
 
-TOOL_ROLES = ("function_call", "tool_call", "tool_calls")
-"""Roles whose text is a call: rendered as an ordinary answer it would teach the wrong text, so it is refused unless mapped."""
-REFUSED_KEYS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-"""Message fields beside the content that belong to what the model says: refused rather than lost."""
+CALL_ROLES = ("function_call", "tool_call", "tool_calls")
+"""Roles of an assistant's turn whose text is a tool call, as JSON."""
 
 
 @formatter
@@ -45,18 +46,18 @@ def messages(
     messages: str | None = None,
     system: str | None = None,
     roles: dict[str, str] | None = None,
+    tools: str | None = "tools",
 ) -> Example:
     """Take a list of messages: OpenAI role/content, ShareGPT from/value, Colossal from/content, or content parts.
 
     `messages` names the field (default: the first of `MESSAGE_FIELDS` that the record has), `system` a field with a system
-    prompt outside the list, `roles` maps more role names ({narrator: assistant}). A message, or a content part
-    {type: text, text|value: ...}, may carry `train: true|false` and `weight` or `loss_weight` (0 is never trained). A list
+    prompt outside the list, `tools` one with tool definitions (null leaves them out), `roles` maps more role names
+    ({narrator: assistant}). A message may carry `tool_calls` and `reasoning_content`, and it or a content part
+    {type: text, text|value: ...} may carry `train: true|false` and `weight` or `loss_weight` (0 is never trained). A list
     stored as JSON text is parsed and **replaces the text in the record**, so that paths lead into it. Raises InvalidRecord.
     """
     name = messages if messages is not None else _find_field(record)
     items = _message_list(record, name)
-    if record.get("tools") not in (None, "", "null", "[]", []):
-        raise InvalidRecord("messages_tools", "records with tools are not supported yet")
     mapped = {role.lower(): target for role, target in roles.items()} if roles else {}
     turns: list[Turn] = []
     shapes = set()
@@ -66,7 +67,9 @@ def messages(
         shapes.add(shape)
     if system is not None and record.get(system) not in (None, ""):
         turns.insert(0, _system_turn(record, system, turns[0]))
-    return Example(tuple(turns), True, _shape(shapes))
+    offered = None if tools is None else tool_definitions(record, tools)
+    shape = _shape(shapes) + ("+tools" if offered or any(turn.fields for turn in turns) else "")
+    return Example(tuple(turns), True, shape, offered)
 
 
 def _find_field(record: dict[str, Any]) -> str:
@@ -81,7 +84,7 @@ def _message_list(record: dict[str, Any], name: str) -> list[Any]:
     """Return the record's messages; those stored as JSON text take the place of the text in the record."""
     items = record.get(name)
     if isinstance(items, str):
-        items = _parse(items, name)
+        items = parse_json(items, name)
         if isinstance(items, list):
             record[name] = items
     if isinstance(items, list) and items:
@@ -91,20 +94,6 @@ def _message_list(record: dict[str, Any], name: str) -> list[Any]:
     if name not in record:
         raise InvalidRecord.for_field(record, name)
     raise InvalidRecord("field_type", f"field {name!r} is {type(items).__name__}, not a list of messages")
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRecord("encoding", f"field {name!r} holds half of a surrogate pair, which is no text") from error
-    except RecursionError as error:
-        raise InvalidRecord("json_limits", f"field {name!r} is nested too deeply") from error
-    except ValueError as error:
-        raise InvalidRecord("json_syntax", f"field {name!r} is a string but not JSON: {error}") from error
-    return value
 
 
 def _shape(shapes: set[str]) -> str:
@@ -125,21 +114,48 @@ def _system_turn(record: dict[str, Any], name: str, first: Turn) -> Turn:
 def _turn(message: Any, path: Path, roles: dict[str, str]) -> tuple[Turn, str]:
     """Return one message as a turn, and the name of its shape."""
     if not isinstance(message, dict):
-        raise InvalidRecord("field_type", f"{_place(path)} is {type(message).__name__}, not an object with role and content")
-    role_key = _first_key(message, ROLE_KEYS, path)
+        raise InvalidRecord("field_type", f"{place_of(path)} is {type(message).__name__}, not an object with role and content")
+    role_key = first_key(message, ROLE_KEYS, path)
     role = _role(message[role_key], path, roles)
-    for key in REFUSED_KEYS:
-        if message.get(key):
-            raise InvalidRecord("messages_tools", f"{_place(path)} has {key!r}: these are not supported yet")
-    content_key = _first_key(message, CONTENT_KEYS, path)
-    train, weight = _flags(message, path)
+    if role in CALL_ROLES:
+        content_key = first_key(message, CONTENT_KEYS, path)
+        calls = written_calls(message[content_key], (*path, content_key))
+        train, weight = flags(message, path)
+        return Turn("assistant", (), "", train, weight, fields={"tool_calls": calls}), f"{role_key}/{content_key}"
+    turn, shape = _content_turn(role, message, path, role_key)
+    return _with_fields(turn, message, path), shape
+
+
+def _content_turn(role: str, message: dict[str, Any], path: Path, role_key: str) -> tuple[Turn, str]:
+    """Return a message's content as a turn; it may be missing where the message calls a tool."""
+    own = flags(message, path)
+    content_key = next((key for key in CONTENT_KEYS if message.get(key) is not None), None)
+    if (content_key is None or message[content_key] == []) and tool_calls(message, path):
+        return Turn(role, (), "", *own), f"{role_key}/{content_key or CONTENT_KEYS[0]}"
+    content_key = content_key or first_key(message, CONTENT_KEYS, path)
     content = message[content_key]
     if type(content) is str:
-        return Turn(role, (Span((*path, content_key), content),), "", train, weight), f"{role_key}/{content_key}"
+        return Turn(role, (Span((*path, content_key), content),), "", *own), f"{role_key}/{content_key}"
     if isinstance(content, list) and content:
-        return _parts_turn(role, content, (*path, content_key), (train, weight)), "parts"
+        return _parts_turn(role, content, (*path, content_key), own), "parts"
     kind = "an empty list" if content == [] else type(content).__name__
-    raise InvalidRecord("field_type", f"{content_key!r} of {_place(path)} is {kind}, not a string")
+    raise InvalidRecord("field_type", f"{content_key!r} of {place_of(path)} is {kind}, not a string")
+
+
+def _with_fields(turn: Turn, message: dict[str, Any], path: Path) -> Turn:
+    """Return a turn with the message's reasoning, tool calls, and what else the template may read."""
+    key = next((key for key in REASONING_KEYS if message.get(key)), None)
+    if key is not None:
+        if type(message[key]) is not str:
+            raise InvalidRecord("field_type", f"{key!r} of {place_of(path)} is {type(message[key]).__name__}, not a string")
+        turn = turn._replace(reasoning=Span((*path, key), message[key]))
+    fields = {name: message[name] for name in TEMPLATE_FIELDS if message.get(name) is not None}
+    calls = tool_calls(message, path)
+    if calls:
+        fields["tool_calls"] = calls
+    if calls and turn.role != "assistant":
+        raise InvalidRecord("messages_role", f"{place_of(path)} calls a tool, but its role is {turn.role!r}")
+    return turn._replace(fields=fields) if fields else turn
 
 
 def _role(name: Any, path: Path, roles: dict[str, str]) -> str:
@@ -147,59 +163,13 @@ def _role(name: Any, path: Path, roles: dict[str, str]) -> str:
     role = (roles.get(lowered) or ROLES.get(lowered)) if isinstance(lowered, str) else None
     if role is not None:
         return role
-    if lowered in TOOL_ROLES:
-        raise InvalidRecord("messages_tools", f"{_place(path)} is a {lowered!r}: tool calls are not supported yet")
-    raise InvalidRecord("messages_role", f"{_place(path)} has the unknown role {name!r}; map it with roles: {{{name}: user}}")
+    if lowered in CALL_ROLES:
+        return str(lowered)
+    raise InvalidRecord("messages_role", f"{place_of(path)} has the unknown role {name!r}; map it with roles: {{{name}: user}}")
 
 
-def _parts_turn(role: str, content: list[Any], path: Path, flags: tuple[bool | None, float]) -> Turn:
-    spans, own_flags = [], []
-    flagged = False
-    for number, part in enumerate(content):
-        place = (*path, number)
-        if not isinstance(part, dict) or part.get("type", "text") != "text":
-            kind = repr(part.get("type")) if isinstance(part, dict) else type(part).__name__
-            raise InvalidRecord("field_type", f"{_place(place)} is {kind}; only parts of type 'text' can be trained on")
-        key = _first_key(part, PART_KEYS, place)
-        if type(part[key]) is not str:
-            raise InvalidRecord("field_type", f"{key!r} of {_place(place)} is {type(part[key]).__name__}, not a string")
-        spans.append(Span((*place, key), part[key]))
-        own = _flags(part, place, flags)
-        flagged = flagged or own != flags
-        own_flags.append(own)
-    return Turn(role, tuple(spans), "", *flags, parts=tuple(own_flags) if flagged else ())
-
-
-def _flags(fields: dict[str, Any], path: Path, default: tuple[bool | None, float] = (None, 1.0)) -> tuple[bool | None, float]:
-    """Return (train, weight) of a message or part; what it does not say is taken from `default`."""
-    train, weight = fields.get("train"), fields.get("weight")
-    if weight is None:
-        weight = fields.get("loss_weight")
-    if train is None and weight is None:
-        return default
-    if train is not None and type(train) is not bool:
-        raise InvalidRecord("field_type", f"'train' of {_place(path)} is {train!r}, not true or false")
-    if weight is None:
-        return train, default[1]
-    if type(weight) not in (int, float) or not (weight >= 0 and math.isfinite(weight)):
-        raise InvalidRecord("field_type", f"'weight' of {_place(path)} is {weight!r}, not a number from 0")
-    if weight == 0:
-        return False, 0.0
-    inherited = default[0] if default[1] else None
-    return inherited if train is None else train, float(weight)
-
-
-def _first_key(fields: dict[str, Any], keys: tuple[str, ...], path: Path) -> str:
-    """Return the first of `keys` that holds a value; null counts only where no other key does better."""
-    for key in keys:
-        if fields.get(key) is not None:
-            return key
-    for key in keys:
-        if key in fields:
-            raise InvalidRecord("field_type", f"{key!r} of {_place(path)} is null")
-    has = ", ".join(map(repr, fields)) or "no fields"
-    raise InvalidRecord("field_missing", f"{_place(path)} has none of {', '.join(map(repr, keys))}; it has {has}")
-
-
-def _place(path: Path) -> str:
-    return ".".join(map(str, path))
+def _parts_turn(role: str, content: list[Any], path: Path, own: Flags) -> Turn:
+    spans = tuple(text_part(part, (*path, number)) for number, part in enumerate(content))
+    of_parts = tuple(flags(part, (*path, number), own) for number, part in enumerate(content))
+    flagged = any(of_part != own for of_part in of_parts)
+    return Turn(role, spans, "", *own, parts=of_parts if flagged else ())

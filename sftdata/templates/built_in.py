@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from sftdata import strict_yaml
 from sftdata.errors import RecipeError, TemplateError, suggest
 from sftdata.records import InvalidRecord, Turn
-from sftdata.templates.render import Place, Rendered, TrainScope, assemble, span_pieces
+from sftdata.templates.render import Place, Rendered, Tools, TrainScope, assemble, span_pieces
 
 FOLDER = Path(__file__).parent
 
@@ -93,8 +93,9 @@ class SegmentTemplate:
     jinja: str
     source_files: tuple[Path, ...]
 
-    def render(self, turns: Sequence[Turn], scope: TrainScope) -> Rendered:
-        """Render a dialogue. Raises InvalidRecord (`template_raised`) for turns that the template has no place for."""
+    def render(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools = None) -> Rendered:
+        """Render a dialogue. Raises InvalidRecord (`template_raised`) for turns or tools without a place in the template."""
+        self._check_fields(turns, tools)
         if self.system_first or self.alternate:
             self._check_order(turns)
         texts = [self._opening(turns)]
@@ -127,9 +128,9 @@ class SegmentTemplate:
             places.append(Place(turn, start, pieces, stop, position))
         return assemble("".join(texts), places, scope, len(self.begin))
 
-    def prompt(self, turns: Sequence[Turn]) -> str:
+    def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""
-        text = self.render(turns, TrainScope()).text
+        text = self.render(turns, TrainScope(), tools).text
         segments = self.roles["assistant"]
         follows_system = bool(turns) and turns[-1].role == "system" and segments.after_system is not None
         return text + (segments.after_system or "" if follows_system else segments.before)
@@ -144,6 +145,15 @@ class SegmentTemplate:
             if asked is not None and asked.joint and len(asked.spans) == 2:
                 return self.default_begin_with_input
         return self.default_begin
+
+    def _check_fields(self, turns: Sequence[Turn], tools: Tools) -> None:
+        what = "tools" if tools else ""
+        for turn in turns:
+            if turn.reasoning is not None or not turn.spans or (turn.fields and turn.fields.get("tool_calls")):
+                what = what or ("separate reasoning" if turn.reasoning is not None else "tool calls")
+        if what:
+            cure = "the tokenizer's own template may have (chat_template: tokenizer_default)"
+            raise InvalidRecord("template_raised", f"template {self.name!r} has no place for {what}; {cure}")
 
     def _check_order(self, turns: Sequence[Turn]) -> None:
         for index, turn in enumerate(turns):

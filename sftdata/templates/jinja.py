@@ -1,21 +1,19 @@
-"""Jinja chat templates: the tokenizer's own or a file, rendered in the sandbox, their masks proven by sentinels."""
+"""Jinja chat templates: the tokenizer's own or a file, rendered in the sandbox, their masks proven by traced texts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 
 from sftdata.errors import TemplateError
 from sftdata.records import InvalidRecord, Span, Turn
-from sftdata.templates.proof import TAGS, Piece, Unproven, free_block, inner_pieces, locate, mark, whole_pieces, wider_pieces
-from sftdata.templates.render import Place, Rendered, TrainScope, assemble, flags_of
+from sftdata.templates.dialogue import Dialogue, Form, forms, plain_dialogue, traced_dialogue
+from sftdata.templates.places import Habits, Written, check_trainable, find_places, observed_habits
+from sftdata.templates.proof import Unproven, find_texts
+from sftdata.templates.render import Rendered, Tools, TrainScope, assemble, trained_turns
 from sftdata.templates.sandbox import compile_template, render
 
 TURN_ENDS = (
@@ -23,31 +21,26 @@ TURN_ENDS = (
     "<|eot_id|>",
     "<|eom_id|>",
     "<|eot|>",
+    "<|eom|>",
     "<end_of_turn>",
     "<turn|>",
+    "<|tool_response>",
     "<|end|>",
+    "<|call|>",
     "<|return|>",
     "<|end_of_text|>",
     "<|endoftext|>",
     "<|end_of_turn|>",
     "<|END_OF_TURN_TOKEN|>",
+    "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
+    "<|user|>",
+    "<|observation|>",
     "</s>",
     "<eos>",
 )
-"""Tokens that end a turn in published templates; those that a template's source holds count as its stop tokens, as EOS does."""
-
-_THINK_AT_END = re.compile(r"<think>\s*\Z")
-_SPACE = re.compile(r"\s*")
-
-
-class _Habits(NamedTuple):
-    """What two small dialogues show about a template."""
-
-    generation_prompt: str = ""
-    lead: str = ""
-    """The whitespace that the model, not the prompt, writes before an answer."""
-    stop_token: str = ""
+"""Tokens that end a turn in published templates; those that a template's source holds count as its stop tokens, as EOS does.
+Where a template has none of its own, the next speaker's token ends the turn (GLM: `<|user|>`, `<|observation|>`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,152 +49,81 @@ class JinjaTemplate:
 
     name: str
     jinja: str
-    bos_token: str | None
-    stop_token: str
     source_files: tuple[Path, ...]
-    text_of: Callable[[Sequence[Turn], Sequence[str], bool], str]
-    """(turns, their contents, with the generation prompt) → the render. Raises InvalidRecord."""
-    stop_pattern: re.Pattern[str]
-    generation_prompt: str
-    lead: str
+    compiled: jinja2.Template
+    tokens: Mapping[str, str]
+    """The tokenizer's special tokens, by the names that templates use."""
+    stops: tuple[str, ...]
+    """The tokens that end a turn, longest first."""
+    habits: Habits
     special_tokens: tuple[str, ...] = ()
 
-    def render(self, turns: Sequence[Turn], scope: TrainScope) -> Rendered:
+    @property
+    def bos_token(self) -> str | None:
+        """The tokenizer's own."""
+        return self.tokens.get("bos_token")
+
+    @property
+    def stop_token(self) -> str:
+        """What ends an answer, as seen; else the tokenizer's EOS."""
+        return self.habits.stop_token or self.tokens.get("eos_token", "")
+
+    def text(self, turns: Sequence[Turn], tools: Tools = None) -> str:
+        """Return a dialogue's text, of which nothing is proven. Raises InvalidRecord (`template_raised`)."""
+        return self._write(plain_dialogue(turns, tools, Form(self.habits.parts)), False)
+
+    def render(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools = None) -> Rendered:
         """Render a dialogue and prove its mask. Raises InvalidRecord (`template_raised`, `mask_unproven`)."""
         if not turns:
             raise InvalidRecord("messages_empty", "a dialogue without turns")
-        plain = self.text_of(turns, [turn.content for turn in turns], False)
-        try:
-            pieces, starts = _proven_pieces(self.text_of, plain, turns)
-            places = self._places(plain, turns, pieces, starts)
-            for number, place in enumerate(places):
-                _check_trainable(number, place, scope)
-        except Unproven as error:
-            raise InvalidRecord("mask_unproven", str(error)) from error
-        rendered = assemble(plain, places, scope)
-        return rendered._replace(content=sorted(rendered.content), weights=sorted(rendered.weights))
+        refusals = []
+        for form in forms(turns, self.habits.parts):
+            try:
+                return self._rendered(turns, scope, tools, form)
+            except Unproven as error:
+                refusals.append(InvalidRecord("mask_unproven", str(error)))
+            except InvalidRecord as error:
+                refusals.append(error)
+        raise refusals[0]
 
-    def prompt(self, turns: Sequence[Turn]) -> str:
+    def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""
-        return self.text_of(turns, [turn.content for turn in turns], True)
+        refusals = []
+        for form in forms(turns, self.habits.parts):
+            try:
+                return self._write(plain_dialogue(turns, tools, form), True)
+            except InvalidRecord as error:
+                refusals.append(error)
+        raise refusals[0]
 
-    def _places(self, text: str, turns: Sequence[Turn], pieces: Sequence[Piece], starts: Sequence[int | None]) -> list[Place]:
-        """Return each turn's place, from those of its pieces."""
-        located: dict[int, list[tuple[int, Piece]]] = {}
-        for start, piece in zip(starts, pieces, strict=True):
-            if start is not None:
-                located.setdefault(piece.turn, []).append((start, piece))
-        order = sorted(located, key=lambda number: located[number][0][0])
-        places: dict[int, Place] = {}
-        low = 0
-        for number, following in zip_longest(order, order[1:]):
-            high = len(text) if following is None else located[following][0][0]
-            places[number] = self._place(text, turns[number], located[number], (low, high))
-            low = places[number].stop
-        return _filled(places, turns, len(text))
+    def _write(self, given: Dialogue, add_generation_prompt: bool) -> str:
+        variables = {**self.tokens, "messages": given.messages, "tools": given.tools, "documents": None}
+        try:
+            return render(self.compiled, {**variables, "add_generation_prompt": add_generation_prompt})
+        except Exception as error:  # a foreign program: whatever it raises is its refusal of this dialogue
+            detail = str(error).partition("\n")[0] or type(error).__name__
+            raise InvalidRecord("template_raised", f"template {self.name!r}: {detail}") from error
 
-    def _place(self, text: str, turn: Turn, located: Sequence[tuple[int, Piece]], bounds: tuple[int, int]) -> Place:
-        """Return a turn's place; `bounds`: the end of the turn before it in the text, and the first content after it."""
-        runs = _runs(text, turn, located)
-        first, last = located[0][1], located[-1][1]
-        begin = _extended_start(text, turn.content[: first.start].lstrip(), runs[0][0], bounds[0])
-        end = _extended_end(text, turn.content[last.end :].rstrip(), runs[-1][1], bounds[1])
-        runs[0] = (begin, *runs[0][1:])
-        runs[-1] = (runs[-1][0], end, runs[-1][2])
-        stopped = self.stop_pattern.match(text, end, bounds[1])
-        stop = stopped.end() if stopped else end
-        blank = _SPACE.match(text, stop, bounds[1])
-        after = blank.end() if stopped and blank else stop
-        start = self._answer_start(text, begin, bounds[0]) if turn.role == "assistant" else begin
-        return Place(turn, start, tuple(runs), stop, after)
+    def _rendered(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools, form: Form) -> Rendered:
+        written = self._proven(turns, tools, form)
+        places = find_places(written, self.habits, self.stops, scope)
+        for number, chosen in enumerate(trained_turns(turns, scope)):
+            check_trainable(number, places[number], scope, chosen)
+        rendered = assemble(written.text, places, scope)
+        return rendered._replace(content=written.found.texts, weights=sorted(rendered.weights))
 
-    def _answer_start(self, text: str, begin: int, low: int) -> int:
-        """Return where the model begins to write an answer whose content begins at `begin`."""
-        opened = _THINK_AT_END.search(self.generation_prompt)
-        if opened and text.startswith(opened[0], begin):
-            return begin + len(opened[0])  # the prompt has opened the reasoning already
-        if self.lead and text.endswith(self.lead, low, begin):
-            return begin - len(self.lead)
-        return begin
+    def _proven(self, turns: Sequence[Turn], tools: Tools, form: Form) -> Written:
+        plain = self._write(plain_dialogue(turns, tools, form), False)
+        given = traced_dialogue(turns, tools, form)
+        try:
+            traced = self._write(given, False)
+        except InvalidRecord as error:
+            raise Unproven(f"the template raises on traced texts: {error.detail}") from error
 
+        def prompt_before(number: int) -> str:
+            return self._write(traced_dialogue(turns[:number], tools, form), True)
 
-def _proven_pieces(
-    text_of: Callable[[Sequence[Turn], Sequence[str], bool], str], plain: str, turns: Sequence[Turn]
-) -> tuple[list[Piece], list[int | None]]:
-    """Return the widest pieces that can be proven, and their places. Raises Unproven."""
-    pieces = whole_pieces(turns)
-    with suppress(Unproven):
-        return pieces, _prove(text_of, plain, turns, pieces)
-    pieces = inner_pieces(turns)
-    starts = _prove(text_of, plain, turns, pieces)
-    wider = wider_pieces(plain, turns, pieces, starts)
-    if wider is not None:
-        with suppress(Unproven):
-            return wider, _prove(text_of, plain, turns, wider)
-    return pieces, starts
-
-
-def _prove(
-    text_of: Callable[[Sequence[Turn], Sequence[str], bool], str], plain: str, turns: Sequence[Turn], pieces: Sequence[Piece]
-) -> list[int | None]:
-    base = free_block([plain, *(turn.content for turn in turns)], 2 * len(pieces))
-    try:
-        marked = text_of(turns, mark(turns, pieces, base), False)
-    except InvalidRecord as error:
-        raise Unproven(f"the template raises on marked texts: {error.detail}") from error
-    return locate(plain, marked, turns, pieces, base)
-
-
-def _runs(text: str, turn: Turn, located: Sequence[tuple[int, Piece]]) -> list[tuple[int, int, int]]:
-    """Return the turn's pieces as (start, end, span), made one where only the content's own tags and whitespace lie between."""
-    runs: list[tuple[int, int, int]] = []
-    before = 0
-    for start, piece in located:
-        end = start + piece.end - piece.start
-        if runs and runs[-1][2] == piece.span:
-            own, written = turn.content[before : piece.start], text[runs[-1][1] : start]
-            if "".join(own.split()) == "".join(written.split()):
-                start = runs.pop()[0]
-        runs.append((start, end, piece.span))
-        before = piece.end
-    return runs
-
-
-def _extended_start(text: str, prefix: str, start: int, low: int) -> int:
-    """Return where a content begins whose first piece begins at `start`, after `prefix`: tags, and whitespace of any length."""
-    if not prefix or TAGS.sub("", prefix).strip():
-        return start
-    opened = re.compile(r"\s*".join((*TAGS.findall(prefix), r"\Z"))).search(text, low, start)
-    return opened.start() if opened else start
-
-
-def _extended_end(text: str, suffix: str, end: int, high: int) -> int:
-    """Return where a content ends whose last piece ends at `end`, before `suffix`, likewise."""
-    if not suffix or TAGS.sub("", suffix).strip():
-        return end
-    closed = re.compile(r"\s*".join(("", *TAGS.findall(suffix)))).match(text, end, high)
-    return closed.end() if closed else end
-
-
-def _filled(places: Mapping[int, Place], turns: Sequence[Turn], length: int) -> list[Place]:
-    """Return the places in the order of the turns; a turn without any text stands, empty, after the one before it."""
-    filled: list[Place] = []
-    end = 0
-    for number, turn in enumerate(turns):
-        place = places.get(number) or Place(turn, end, ((end, end, 0),), end, end)
-        end = length if number == len(turns) - 1 else max(end, place.end)
-        filled.append(place._replace(end=end))
-    return filled
-
-
-def _check_trainable(number: int, place: Place, scope: TrainScope) -> None:
-    """Refuse a trained answer that is not there or does not end in a stop token."""
-    trained = flags_of(place.turn, place.pieces[-1][2], scope)[0]
-    if place.turn.role != "assistant" or not trained or not scope.train_on_eos:
-        return
-    if place.stop == place.pieces[-1][1]:
-        what = "no stop token follows the answer" if place.pieces[0][0] < place.stop else "nothing is left of the answer"
-        raise Unproven(f"{what} in turn {number}")
+        return Written(plain, turns, given.leaves, find_texts(plain, traced, turns, given.leaves), prompt_before)
 
 
 def load_jinja(
@@ -218,49 +140,21 @@ def load_jinja(
         raise TemplateError(f"{name}:{error.lineno} not a Jinja template: {error.message}") from error
     except (jinja2.TemplateError, RecursionError) as error:
         raise TemplateError(f"{name}: not a Jinja template: {error}") from error
-
-    def text_of(turns: Sequence[Turn], contents: Sequence[str], add_generation_prompt: bool) -> str:
-        messages = [{"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)]
-        variables = {**tokens, "messages": messages, "tools": None, "documents": None}
-        try:
-            return render(compiled, {**variables, "add_generation_prompt": add_generation_prompt})
-        except Exception as error:  # a foreign program: whatever it raises is its refusal of this dialogue
-            raise InvalidRecord("template_raised", f"template {name!r}: {error or type(error).__name__}") from error
-
-    eos_token = tokens.get("eos_token", "")
-    ends = {token for token in (eos_token, *stop_tokens, *(end for end in TURN_ENDS if end in source)) if token}
-    alternatives = "|".join(re.escape(token) for token in sorted(ends, key=lambda token: (-len(token), token)))
-    pattern = re.compile(rf"\s*({alternatives})" if ends else r"(?!)")
-    habits = _observe(text_of, pattern)
-    return JinjaTemplate(
-        name=name,
-        jinja=source,
-        bos_token=tokens.get("bos_token"),
-        stop_token=habits.stop_token or eos_token,
-        source_files=files,
-        text_of=text_of,
-        stop_pattern=pattern,
-        generation_prompt=habits.generation_prompt,
-        lead=habits.lead,
-    )
+    ends = {tokens.get("eos_token", ""), *stop_tokens, *(end for end in TURN_ENDS if end in source)} - {""}
+    stops = tuple(sorted(ends, key=lambda token: (-len(token), token)))
+    template = JinjaTemplate(name, source, files, compiled, tokens, stops, Habits())
+    return replace(template, habits=_observe(template))
 
 
-def _observe(text_of: Callable[[Sequence[Turn], Sequence[str], bool], str], pattern: re.Pattern[str]) -> _Habits:
+def _observe(template: JinjaTemplate) -> Habits:
     """Render a question, alone and with an answer, and see what the template writes around the answer."""
     question, answer = Turn("user", (Span((), "a"),)), Turn("assistant", (Span((), "b"),))
-    try:
-        asked, prompt = text_of([question], ["a"], False), text_of([question], ["a"], True)
-        answered = text_of([question, answer], ["a", "b"], False)
-        turns = [question, answer]
-        start = _prove(text_of, answered, turns, whole_pieces(turns))[1]
-    except (InvalidRecord, Unproven):
-        return _Habits()  # a template that does not take this dialogue: nothing is known, nothing is extended
-    if start is None:
-        return _Habits()
-    lead = answered[len(prompt) : start] if answered.startswith(prompt) else ""
-    stopped = pattern.match(answered, start + 1)
-    return _Habits(
-        generation_prompt=prompt[len(asked) :] if prompt.startswith(asked) else "",
-        lead=lead if lead.isspace() else "",
-        stop_token=stopped[1] if stopped else "",
-    )
+    for parts in (False, True):
+        form = Form(parts)
+        try:
+            asked, prompt = (template._write(plain_dialogue([question], None, form), prompted) for prompted in (False, True))
+            written = template._proven([question, answer], None, form)
+        except (InvalidRecord, Unproven):
+            continue
+        return observed_habits(asked, prompt, written, parts, template.stops)
+    return Habits()  # a template that does not take this dialogue: nothing is known, nothing is extended

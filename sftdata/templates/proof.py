@@ -1,27 +1,38 @@
 """The proof of a mask: where a foreign template put each text of the dialogue.
 
-Every text is wrapped in two private-use characters of its own that occur nowhere else (sentinels), and the dialogue is
-rendered a second time. Where the second render without its sentinels equals the first one byte for byte, and every pair stands
-in it exactly once around the unchanged text, the sentinels' positions are proven to be the texts' places. What cannot be proven
-is refused, never guessed. Two placements are tried:
+The dialogue is rendered twice: with plain strings, and with strings that know where they came from (`traced.py`). Where both
+renders are equal byte for byte, and the second says of every text that has to be there that it is there once, unchanged and in
+order, its places are proven. What cannot be proven is refused, never guessed. A template may
 
-- `whole_pieces`: around each content as it stands;
-- `inner_pieces`: inside, with outer whitespace left outside and the content cut at reasoning and tool tags, for templates that
-  trim contents or take the reasoning of earlier turns away. Only reasoning may be missing from the render. Turns that were
-  not touched are then tried whole once more (`wider_pieces`).
+- trim a content, and leave out or write anew the reasoning of an answer: only what is really there is trained;
+- write a system prompt anywhere, and names, ids and tool definitions as often and as it likes;
+- write a call's arguments as JSON between quotes, value by value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sftdata.records import Turn
+from sftdata.templates.dialogue import CALL, CONTENT, OTHER, REASONING, Leaf
+from sftdata.templates.traced import CHANGED, ESCAPED, UNKNOWN, Run, runs_of
 
-TAGS = re.compile(r"</?(?:think|tool_call|tool_response)>")
-"""Tags that templates look for in a content, so that no sentinel may stand between content and tag."""
-THINK_END = "</think>"
+REASONING_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+"""What stands around the reasoning in an answer's content, and in what templates write."""
+
+_REASONING_END = re.compile("|".join(re.escape(end) for _, end in REASONING_TAGS))
+EMPTY_REASONING = re.compile(r"\s*(?:" + "|".join(rf"{re.escape(a)}\s*{re.escape(b)}" for a, b in REASONING_TAGS) + r")\s*")
+MARKUP = re.compile(_REASONING_END.pattern + r"|</?(?:think|tool_call|tool_response)>")
+"""Tags that templates look for in a content: what a template does to it cannot be known from another content."""
 
 _PRIVATE_USE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 _BLOCKS = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
@@ -32,74 +43,13 @@ class Unproven(Exception):
     """The render does not prove where the texts stand; the text says why."""
 
 
-class Piece(NamedTuple):
-    """A stretch of a turn's content that is wrapped in sentinels."""
+class Found(NamedTuple):
+    """What of a render came from the record. Positions are characters of the render."""
 
-    turn: int
-    span: int
-    """The number of the span whose flags hold; 0 for a turn whose flags are its own."""
-    start: int
-    """First character, in the turn's content."""
-    end: int
-    optional: bool
-    """Reasoning, which a template may leave out."""
-
-
-def whole_pieces(turns: Sequence[Turn]) -> list[Piece]:
-    """Return a piece for every content, or for every span of it where spans carry their own flags."""
-    pieces = []
-    for number, turn in enumerate(turns):
-        if not turn.parts:
-            pieces.append(Piece(number, 0, 0, len(turn.content), False))
-            continue
-        position = 0
-        for span, (_, text) in enumerate(turn.spans):
-            pieces.append(Piece(number, span, position, position + len(text), False))
-            position += len(text) + len(turn.joint)
-    return pieces
-
-
-def inner_pieces(turns: Sequence[Turn]) -> list[Piece]:
-    """Return the pieces between tags, without outer whitespace; empty ones are left out, but for a blank answer."""
-    pieces = []
-    for piece in whole_pieces(turns):
-        turn = turns[piece.turn]
-        content = turn.content
-        if turn.role == "assistant" and piece.span == 0 and (not content or content.isspace()):
-            pieces.append(Piece(piece.turn, 0, 0, 0, False))  # a blank answer still wants its place: its stop token is trained
-        thinking_ends = content.rfind(THINK_END) if turn.role == "assistant" else -1
-        tags = list(TAGS.finditer(content, piece.start, piece.end))
-        starts = [piece.start, *(tag.end() for tag in tags)]
-        ends = [*(tag.start() for tag in tags), piece.end]
-        for start, end in zip(starts, ends, strict=True):
-            text = content[start:end]
-            if text and not text.isspace():
-                start += len(text) - len(text.lstrip())
-                end -= len(text) - len(text.rstrip())
-                pieces.append(Piece(piece.turn, piece.span, start, end, end <= thinking_ends))
-    return pieces
-
-
-def wider_pieces(
-    plain: str, turns: Sequence[Turn], pieces: Sequence[Piece], starts: Sequence[int | None]
-) -> list[Piece] | None:
-    """Return the pieces with those turns' taken whole that stand whole in the render; None where there is no such turn.
-
-    `starts` are the proven places of the inner `pieces`; the result is no proof and wants its own.
-    """
-    by_turn: dict[int, list[Piece]] = {}
-    whole: dict[int, list[Piece]] = {}
-    for piece, start in zip(pieces, starts, strict=True):
-        by_turn.setdefault(piece.turn, []).append(piece)
-        content = turns[piece.turn].content
-        if start is not None and start >= piece.start and plain.startswith(content, start - piece.start):
-            whole[piece.turn] = []
-    for piece in whole_pieces(turns):
-        if piece.turn in whole:
-            whole[piece.turn].append(piece)
-    if not any(own != by_turn[turn] for turn, own in whole.items()):
-        return None
-    return [piece for turn in range(len(turns)) for piece in whole.get(turn, by_turn.get(turn, []))]
+    pieces: dict[int, list[Run]]
+    """Turn → its content, reasoning and calls, in order; a run is empty where nothing is left of the text."""
+    texts: list[tuple[int, int, int]]
+    """(start, end, turn) of everything that came from the record, in order; tools count as the first turn's."""
 
 
 def free_block(texts: Sequence[str], size: int) -> int:
@@ -114,58 +64,91 @@ def free_block(texts: Sequence[str], size: int) -> int:
     raise Unproven(f"no {size} private-use characters are free to mark the texts with")
 
 
-def mark(turns: Sequence[Turn], pieces: Sequence[Piece], base: int) -> list[str]:
-    """Return the turns' contents with piece k between the characters base + 2k and base + 2k + 1."""
-    cut: list[list[str]] = [[] for _ in turns]
-    done = [0] * len(turns)
-    for number, piece in enumerate(pieces):
-        content = turns[piece.turn].content
-        opening, closing = chr(base + 2 * number), chr(base + 2 * number + 1)
-        cut[piece.turn] += (content[done[piece.turn] : piece.start], opening, content[piece.start : piece.end], closing)
-        done[piece.turn] = piece.end
-    return ["".join((*texts, turn.content[end:])) for texts, end, turn in zip(cut, done, turns, strict=True)]
+def reasoning_end(content: str) -> int:
+    """Return where the reasoning in an answer's content ends, its tag and the whitespace after it included; 0 without one."""
+    ends = [match.end() for match in _REASONING_END.finditer(content)]
+    return len(content) - len(content[ends[-1] :].lstrip()) if ends else 0
 
 
-def locate(plain: str, marked: str, turns: Sequence[Turn], pieces: Sequence[Piece], base: int) -> list[int | None]:
-    """Return where in `plain` each piece begins; None for reasoning that was left out. Raises Unproven."""
-    found: dict[int, int] = {}
-    kept = []
-    after = removed = 0
-    for match in _PRIVATE_USE.finditer(marked):
-        sentinel = ord(match[0]) - base
-        if not 0 <= sentinel < 2 * len(pieces):
-            continue
-        if sentinel in found:
-            raise Unproven(f"the template writes the content of turn {pieces[sentinel // 2].turn} twice")
-        found[sentinel] = match.start() - removed
-        kept.append(marked[after : match.start()])
-        after = match.end()
-        removed += 1
-    kept.append(marked[after:])
-    if "".join(kept) != plain:
-        raise Unproven("the template changes the texts, or reads more of them than their borders")
-    places = ((piece, found.get(2 * number), found.get(2 * number + 1)) for number, piece in enumerate(pieces))
-    starts = [_start(plain, turns, piece, start, end) for piece, start, end in places]
-    _check_order(starts, turns, pieces)
-    return starts
+def find_texts(plain: str, traced: str, turns: Sequence[Turn], leaves: Sequence[Leaf]) -> Found:
+    """Return where the texts of a dialogue stand in its render. Raises Unproven."""
+    if plain != traced:
+        raise Unproven("the template tells traced texts from plain ones")
+    runs: dict[int, list[Run]] = {}
+    texts = []
+    for run in runs_of(traced):
+        if run.leaf == UNKNOWN:
+            raise Unproven("the template mixes texts of the dialogue beyond recognition")
+        runs.setdefault(run.leaf, []).append(run)
+        if run.start < run.end:
+            texts.append((run.start, run.end, max(leaves[run.leaf].turn, 0)))
+    pieces: dict[int, list[Run]] = {}
+    for number, leaf in enumerate(leaves):
+        checked = _checked(leaf, turns, plain, runs.get(number, ()))
+        if [run.first for run in checked] != sorted(run.first for run in checked):
+            raise Unproven(f"the template changes the order of the {leaf.kind} of turn {leaf.turn}")
+        if checked:
+            pieces.setdefault(leaf.turn, []).extend(checked)
+    for found in pieces.values():
+        found.sort()
+    _check_order(pieces, turns)
+    return Found(pieces, texts)
 
 
-def _start(plain: str, turns: Sequence[Turn], piece: Piece, start: int | None, end: int | None) -> int | None:
-    if start is None and end is None and piece.optional:
-        return None
-    if start is None or end is None:
-        raise Unproven(f"the template leaves out content of turn {piece.turn} ({turns[piece.turn].role})")
-    if plain[start:end] != turns[piece.turn].content[piece.start : piece.end]:
-        raise Unproven(f"the template changes the content of turn {piece.turn} ({turns[piece.turn].role})")
-    return start
+def _checked(leaf: Leaf, turns: Sequence[Turn], plain: str, runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of a text that say where its turn is, if all of the text is there that has to be. Raises Unproven."""
+    if leaf.kind == OTHER:
+        return []
+    what = f"turn {leaf.turn} ({turns[leaf.turn].role})"
+    solid = [run for run in runs if run.start < run.end]
+    once: list[Run] = []
+    covered: list[tuple[int, int]] = []
+    for run in solid:
+        if run.first == CHANGED or (run.first == ESCAPED and not _may_be_escaped(leaf, turns)):
+            raise Unproven(f"the template changes the {leaf.kind} of {what}")
+        escaped = run.first == ESCAPED
+        low, high = (0, len(leaf.text)) if escaped else (run.first, run.first + run.end - run.start)
+        if not escaped and plain[run.start : run.end] != leaf.text[low:high]:
+            raise Unproven(f"the template changes the {leaf.kind} of {what}")
+        if any(low < other_high and other_low < high for other_low, other_high in covered):
+            if leaf.kind == CALL:
+                continue  # a later turn may name the call that it answers
+            raise Unproven(f"the template writes the {leaf.kind} of {what} twice")
+        covered.append((low, high))
+        once.append(run)
+    _check_covered(leaf, turns, covered, what)
+    return once or [run for run in runs if run.start == run.end][:1]
 
 
-def _check_order(starts: Sequence[int | None], turns: Sequence[Turn], pieces: Sequence[Piece]) -> None:
-    """Refuse a render whose texts are in another order; only a system prompt may stand elsewhere."""
+def _may_be_escaped(leaf: Leaf, turns: Sequence[Turn]) -> bool:
+    """Say whether a text may be written as JSON writes it: arguments, if they are no JSON yet, and what a tool answers."""
+    return not leaf.plain_arguments if leaf.kind == CALL else leaf.kind == CONTENT and turns[leaf.turn].role == "tool"
+
+
+def _check_covered(leaf: Leaf, turns: Sequence[Turn], covered: Sequence[tuple[int, int]], what: str) -> None:
+    """Refuse a render without a part of a text, whitespace at its ends and reasoning aside. Raises Unproven."""
+    if leaf.kind == REASONING:
+        return
+    text = leaf.text
     position = 0
-    for start, piece in zip(starts, pieces, strict=True):
-        if start is None or turns[piece.turn].role == "system":
+    if leaf.kind == CONTENT and turns[leaf.turn].role == "assistant":
+        position = reasoning_end(text)
+    position = max(position, len(text) - len(text.lstrip()))
+    end = len(text.rstrip())
+    if position < end and not covered:
+        raise Unproven(f"the template leaves out the {leaf.kind} of {what}")
+    for low, high in [*sorted(covered), (end, end)]:
+        if low > position and position < end:
+            raise Unproven(f"the template leaves out a part of the {leaf.kind} of {what}")
+        position = max(position, high)
+
+
+def _check_order(pieces: Mapping[int, Sequence[Run]], turns: Sequence[Turn]) -> None:
+    """Refuse a render whose turns are in another order; only a system prompt may stand elsewhere. Raises Unproven."""
+    position = 0
+    for number in sorted(pieces):
+        if turns[number].role == "system":
             continue
-        if start < position:
-            raise Unproven(f"the template moves the content of turn {piece.turn} before an earlier one")
-        position = start + piece.end - piece.start
+        if pieces[number][0].start < position:
+            raise Unproven(f"the template moves the content of turn {number} before an earlier one")
+        position = pieces[number][-1].end

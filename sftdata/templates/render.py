@@ -6,14 +6,19 @@ trained. No tokenizer here: `tokenizing.py` carries characters over to tokens by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sftdata.records import Turn
 
 PLAIN_TARGETS = ("target", "text")
 """The roles of plain examples that are trained whatever `roles_to_train` says: it speaks of chats."""
+
+REASONING = -1
+"""In place of the number of a span: the turn's reasoning …"""
+CALL = -2
+"""… and its tool calls."""
 
 
 class TrainScope(NamedTuple):
@@ -24,6 +29,21 @@ class TrainScope(NamedTuple):
     """The whole text is trained, the template's own text included, except turns that say `train: false`."""
     train_on_eos: bool = True
     """A trained turn includes its stop token."""
+    train_turns: str = "all"
+    """`last`: of the turns of `roles_to_train` only the last one."""
+    train_on_thinking: bool = True
+    """A trained turn includes its reasoning; else that is context."""
+
+
+def scope_of(options: Mapping[str, Any]) -> TrainScope:
+    """Return the scope that the recipe's `tokenize` section asks for."""
+    return TrainScope(
+        frozenset(options["roles_to_train"]),
+        options["train_on_inputs"],
+        options["train_on_eos"],
+        options["train_turns"],
+        options["train_on_thinking"],
+    )
 
 
 class Rendered(NamedTuple):
@@ -47,11 +67,15 @@ class Place(NamedTuple):
     start: int
     """Where the text begins that a model writes for this turn: after the generation prompt."""
     pieces: tuple[tuple[int, int, int], ...]
-    """(start, end, number of the span) of the turn's content, in order, never none."""
+    """(start, end, number of the span, or `REASONING` or `CALL`) of what the turn says, in order, never none."""
     stop: int
     """After the stop token; the end of the content where none follows."""
     end: int
     """Where the turn ends."""
+
+
+Tools = Sequence[dict[str, Any]] | None
+"""Definitions of the tools on offer, as JSON Schema."""
 
 
 class Template(Protocol):
@@ -81,10 +105,10 @@ class Template(Protocol):
     def source_files(self) -> tuple[Path, ...]:
         """The files that the template was read from: part of the fingerprint."""
 
-    def render(self, turns: Sequence[Turn], scope: TrainScope) -> Rendered:
-        """Render a dialogue. Raises InvalidRecord (`template_raised`, `mask_unproven`)."""
+    def render(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools = None) -> Rendered:
+        """Render a dialogue, with the tools that are on offer. Raises InvalidRecord (`template_raised`, `mask_unproven`)."""
 
-    def prompt(self, turns: Sequence[Turn]) -> str:
+    def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""
 
 
@@ -123,13 +147,29 @@ def span_pieces(turn: Turn, start: int, end: int, skipped: int = 0) -> tuple[tup
     return tuple(pieces)
 
 
-def flags_of(turn: Turn, span: int, scope: TrainScope) -> tuple[bool, float]:
-    """Return whether a turn's span is trained, and with which weight."""
-    train, weight = turn.parts[span] if turn.parts else (turn.train, turn.weight)
+def trained_turns(turns: Sequence[Turn], scope: TrainScope) -> list[bool]:
+    """Return which turns the scope trains where they do not say otherwise themselves."""
+    chosen = [scope.train_on_inputs or turn.role in scope.roles_to_train for turn in turns]
+    if scope.train_turns == "last":
+        could = (number for number, turn in enumerate(turns) if chosen[number] and turn.train is not False and turn.weight > 0)
+        last = max(could, default=-1)
+        return [number == last for number in range(len(turns))]
+    return chosen
+
+
+def flags_of(turn: Turn, span: int, chosen: bool, scope: TrainScope) -> tuple[bool, float]:
+    """Return whether a turn's span is trained, and with which weight; `chosen`: the scope trains the turn."""
+    train, weight = turn.train, turn.weight
+    if span >= 0 and turn.parts:
+        train, weight = turn.parts[span]
+    elif span == REASONING:
+        train, weight = turn.reasoning_flags or (train, weight)
+        if not scope.train_on_thinking:
+            return False, weight
     if train is None:
         train = turn.train
     if train is None:
-        train = scope.train_on_inputs or turn.role in scope.roles_to_train
+        train = chosen
     return train and weight > 0, weight
 
 
@@ -142,19 +182,19 @@ def assemble(text: str, places: Sequence[Place], scope: TrainScope, first: int =
     unwanted: list[tuple[int, int]] = []
     weights: list[tuple[int, int, float]] = []
     content: list[tuple[int, int, int]] = []
-    roles, train_on_inputs, with_stop = scope
+    chosen = trained_turns([place.turn for place in places], scope)
     for index, (turn, start, pieces, stop, _) in enumerate(places):
         end = stop
         for low, end, _ in pieces:
             if low < end:
                 content.append((low, end, index))
-        if not with_stop:
+        if not scope.train_on_eos:
             unwanted.append((end, stop))
             stop = end
-        if turn.parts:
-            _divide(places[index], stop, scope, wanted, unwanted, weights)
+        if turn.parts or any(span == REASONING for _, _, span in pieces):
+            _divide(places[index], stop, (chosen[index], scope), wanted, unwanted, weights)
             continue
-        trained = turn.train if turn.train is not None else train_on_inputs or turn.role in roles
+        trained = turn.train if turn.train is not None else chosen[index]
         weight = turn.weight
         if not trained or weight <= 0:
             unwanted.append((start, stop))
@@ -162,7 +202,7 @@ def assemble(text: str, places: Sequence[Place], scope: TrainScope, first: int =
         wanted.append((start, stop))
         if weight != 1.0:
             weights.append((start, stop, weight))
-    if train_on_inputs:
+    if scope.train_on_inputs:
         wanted = _outside(_joined(unwanted), first, len(text))
     return Rendered(text, _joined(wanted), weights, content, [place.end for place in places])
 
@@ -170,7 +210,7 @@ def assemble(text: str, places: Sequence[Place], scope: TrainScope, first: int =
 def _divide(
     place: Place,
     stop: int,
-    scope: TrainScope,
+    scope: tuple[bool, TrainScope],
     wanted: list[tuple[int, int]],
     unwanted: list[tuple[int, int]],
     weights: list[tuple[int, int, float]],
@@ -179,13 +219,27 @@ def _divide(
     position = place.start
     previous = True
     for number, (low, high, span) in enumerate(place.pieces):
-        trained, weight = flags_of(place.turn, span, scope)
+        trained, weight = flags_of(place.turn, span, *scope)
         low = position if number == 0 or (previous and trained) else low
         high = stop if number == len(place.pieces) - 1 else high
         (wanted if trained else unwanted).append((low, high))
         if trained and weight != 1.0 and low < high:
             weights.append((low, high, weight))
         position, previous = high, trained
+
+
+def render_verbatim(turns: Sequence[Turn], scope: TrainScope) -> Rendered:
+    """Render texts that are all there is; each is trained by its own flag, or as `trained_turns` says.
+
+    None of it counts as content: what the author of such a record writes as a control token is meant as one.
+    """
+    places = []
+    start = 0
+    for turn in turns:
+        end = start + len(turn.content)
+        places.append(Place(turn, start, ((start, end, 0),), end, end))
+        start = end
+    return assemble("".join(turn.content for turn in turns), places, scope)._replace(content=[])
 
 
 def _joined(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ Chat templates are code from strangers. They run in Jinja's immutable sandbox wi
 `apply_chat_template` gives them, except that
 
 - the clock stands still at `FROZEN_NOW`, and what is random (`random`, `lipsum`) is not there;
+- texts of the record may be traced (`traced.py`): what is written says which of it they are;
 - work is counted, not timed, so that the same row is refused on every machine: loop turns, calls, filters and the characters
   that they make cost steps, and a render may take `MAX_STEPS` of them and write `MAX_OUTPUT` characters.
 
@@ -12,7 +13,6 @@ What such a template raises is a subclass of Exception; a limit raises jinja2.ex
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -22,11 +22,14 @@ from typing import Any
 from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, pass_environment
 from jinja2.visitor import NodeTransformer
+
+from sftdata.templates import traced
 
 FROZEN_NOW = datetime(2024, 7, 26)
 """What `strftime_now` formats: the date that Llama 3's template falls back to where no clock is offered."""
@@ -82,20 +85,33 @@ def _strftime_now(format: str) -> str:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    options = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return traced.to_json(value, options)
+
+
+@pass_environment
+def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return traced.join(str(d), map(str, value))
+
+
+FOLLOWED = frozenset({"d", "default", "first", "join", "last", "max", "min", "string", "sum", "tojson", "trim"})
+"""Filters whose text is traced where their arguments are; what others make of a traced text counts as changed."""
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox with its counters."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(traced.concat)
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         self.steps = 0
-        self.filters["tojson"] = _to_json
+        self.filters |= {"tojson": _to_json, "join": _join}
         del self.filters["random"], self.globals["lipsum"]
-        self.filters = {name: self._limited(function) for name, function in self.filters.items()}
+        self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
         self.filters |= {"_counted": self._counted, "_joined": self._joined, "_sized": self.spend}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "namespace": _Namespace}
 
@@ -111,15 +127,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"the template takes more than {MAX_STEPS:,} steps")
         return made
 
-    def _limited(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        wide = function.__name__ == "do_format"
+    def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        followed = name in FOLLOWED
 
         @wraps(function)
         def limited(*args: Any, **options: Any) -> Any:
             _check_arguments(args, options)
-            if wide:
+            if name == "format":
                 _check_format(args[0])
-            return self.spend(function(*args, **options))
+            made = self.spend(function(*args, **options))
+            return made if followed else _changed(made, args)
 
         return limited
 
@@ -129,7 +146,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             yield item
 
     def _joined(self, values: list[Any]) -> Any:
-        return self.spend("".join(map(str, values)))
+        return self.spend(traced.concat(map(str, values)))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call from a template: count it and refuse arguments that make a giant of a small text."""
@@ -137,7 +154,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         if getattr(__obj, "__name__", "") in ("format", "format_map"):
             _check_format(getattr(getattr(__obj, "__wrapped__", __obj), "__self__", ""))  # the sandbox wraps str.format
         __self.spend()
-        return __self.spend(super().call(__context, __obj, *args, **kwargs))
+        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
+        if type(owner) is str and __obj.__name__ == "join":
+            return __self.spend(traced.join(owner, *args))
+        made = __self.spend(super().call(__context, __obj, *args, **kwargs))
+        return _changed(made, (args, kwargs)) if type(owner) is str else made
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Calculate in a template: refuse what makes a giant of small operands."""
@@ -145,7 +166,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             _check_format(left)
         elif operator in ("*", "**"):
             _check_product(operator, left, right)
-        return self.spend(super().call_binop(context, operator, left, right))
+        made = self.spend(super().call_binop(context, operator, left, right))
+        return _changed(made, (left, right)) if operator == "%" else made
+
+
+def _changed(made: Any, given: Any) -> Any:
+    """Return what was made of some values: a plain text of traced ones is one that could not be followed."""
+    return traced.changed(made, given) if type(made) is str else made
 
 
 def _check_arguments(args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -212,4 +239,4 @@ def render(template: Template, variables: Mapping[str, Any]) -> str:
         length += len(text)
         if length > MAX_OUTPUT:
             raise SecurityError(f"the template writes more than {MAX_OUTPUT:,} characters")
-    return "".join(written)
+    return traced.concat(written)
