@@ -154,7 +154,7 @@ def thinking(turns: Sequence[Turn]) -> Chunks:
         elif number > last_user and number == len(turns) - 1:
             block = "<think>\n\n</think>\n\n"
             own = re.match(r"\s*<think>\s*</think>", one.content)  # then the record itself says that there is no thought
-            chunks += [(block, "t" if own else "."), (content.lstrip("\n"), "t")]
+            chunks += [(block, "e" if own else "."), (content.lstrip("\n"), "t")]
         else:
             chunks.append((content, "t"))
         chunks += [("<|im_end|>", "e"), ("\n", ".")]

@@ -84,7 +84,7 @@ class JinjaTemplate:
                 refusals.append(InvalidRecord("mask_unproven", str(error)))
             except InvalidRecord as error:
                 refusals.append(error)
-        raise refusals[0]
+        raise next((error for error in reversed(refusals) if error.reason == "mask_unproven"), refusals[0])
 
     def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""

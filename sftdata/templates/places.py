@@ -148,8 +148,8 @@ class _Turn(NamedTuple):
                 lead = self.habits.lead
                 return first - len(lead) if lead and text.endswith(lead, low, first) else first
             start = self._after_prompt(first)
-        empty = EMPTY_REASONING.match(text, start, first)
-        if empty and not EMPTY_REASONING.match(turn.content):
+        empty, own = EMPTY_REASONING.match(text, start, first), EMPTY_REASONING.match(turn.content)
+        if empty and (own is None or empty[0].split() != own[0].split()):
             return empty.end()  # the template says that there is no reasoning; the record does not
         opened = _OPENED_REASONING.search(self.habits.prompt)
         if opened and text.startswith(opened[0], start):

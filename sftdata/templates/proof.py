@@ -89,8 +89,7 @@ def find_texts(plain: str, traced: str, turns: Sequence[Turn], leaves: Sequence[
             raise Unproven(f"the template changes the order of the {leaf.kind} of turn {leaf.turn}")
         if checked:
             pieces.setdefault(leaf.turn, []).extend(checked)
-    for found in pieces.values():
-        found.sort()
+    pieces = {turn: sorted(run for run in found if run.start < run.end) or found[:1] for turn, found in pieces.items()}
     _check_order(pieces, turns)
     return Found(pieces, texts)
 
