@@ -62,6 +62,7 @@ class TokenizerExtend(Section):
     """Add pieces to the vocabulary of the tokenizer in `path`."""
 
     pieces: str
+    add_parts: bool = False
 
 
 class Tokenizer(Section):

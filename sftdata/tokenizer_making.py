@@ -18,20 +18,27 @@ from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.render import Template
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Encoder, open_encoder
+from sftdata.tokenizers.extend import dead_pieces, extend, read_pieces, report
 from sftdata.tokenizers.files import TokenizerFiles
-from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
+from sftdata.tokenizers.learn import END_OF_TEXT, learn
 from sftdata.tokenizers.self_check import NUM_TEXTS, added_around, find_traps, hidden_text
 
 
 def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Write the tokenizer folder of a build into `folder`; return what was added, which engine will encode, and its traps.
 
-    `spec`: `path` or `train` (options), `template`, `sources` (parts whose texts it is learned from or checked on; may be
-    missing, then it is checked on none), `decisions`. Raises TokenizerError for files that cannot be read, for a conversion
-    that gives other ids, and for a template whose control tokens the tokenizer does not recognise.
+    `spec`: `path` or `train` (options), `extend` (options, may be missing), `template`, `sources` (parts whose texts it is
+    learned from or checked on; may be missing, then it is checked on none), `decisions`. Raises TokenizerError for files that
+    cannot be read or extended, for a conversion that gives other ids, and for a template whose control tokens the tokenizer
+    does not recognise.
     """
+    texts = _sample(spec)
     files = _learned(spec) if spec["path"] is None else tokenizer_files.read(Path(spec["path"]))
-    warnings = _traps(files, spec)
+    warnings = [] if spec["path"] is None else _traps(files, Path(spec["path"]), texts)
+    extension = None
+    if spec.get("extend"):
+        files, extension, dead = _extended(files, spec["extend"], texts)
+        warnings += dead
     template = open_template(spec["template"], files)
     wanted = _special_tokens(template)
     before = len(files.added_tokens)
@@ -49,20 +56,32 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": encoder.vocab_size,
         "engine": encoder.engine,
         "learned": spec["path"] is None,
+        "extension": extension,
         "around_every_text": added_around(encoder.tokenizer),
         "warnings": warnings,
     }
 
 
-def _traps(files: TokenizerFiles, spec: dict[str, Any]) -> list[str]:
-    """Look for the traps of a tokenizer that was made elsewhere, on some texts of every part."""
-    if spec["path"] is None:
-        return []
-    path = Path(spec["path"])
+def _sample(spec: dict[str, Any]) -> list[str]:
+    """Return some texts of every part."""
     parts = spec.get("sources") or []
-    texts = [text for part in parts for text in islice(_texts(part, spec, split=None), -(-NUM_TEXTS // len(parts)))]
-    tokenizer = tokenizer_files.load(json.dumps(files.tokenizer), str(path / "tokenizer.json" if path.is_dir() else path))
-    return find_traps(files, tokenizer, path if path.is_dir() else path.parent, texts)
+    return [text for part in parts for text in islice(_texts(part, spec, split=None), -(-NUM_TEXTS // len(parts)))]
+
+
+def _traps(files: TokenizerFiles, path: Path, texts: list[str]) -> list[str]:
+    """Look for the traps of a tokenizer that was made elsewhere."""
+    main = path / "tokenizer.json" if path.is_dir() else path
+    tokenizer = tokenizer_files.load(json.dumps(files.tokenizer), str(main))
+    return find_traps(files, tokenizer, main.parent, texts)
+
+
+def _extended(
+    files: TokenizerFiles, options: dict[str, Any], texts: list[str]
+) -> tuple[TokenizerFiles, dict[str, Any], list[str]]:
+    """Return the tokenizer with the pieces, what became of them, and a warning where some are dead."""
+    extension = extend(files, read_pieces(Path(options["pieces"])), add_parts=options["add_parts"])
+    cure = "their parts are no pieces: tokenizer.extend.add_parts adds those" if not options["add_parts"] else "leave them out"
+    return extension.files, report(files, extension, texts), [f"{line}; {cure}" for line in dead_pieces(extension)]
 
 
 def _special_tokens(template: Template | None) -> list[str]:
@@ -87,7 +106,8 @@ def _learned(spec: dict[str, Any]) -> TokenizerFiles:
     else:
         template = load_template(spec["template"], tokenizer_template=None, bos_token=None, eos_token=END_OF_TEXT)
         special = _special_tokens(template)
-    return learn_bpe(_training_texts(spec), vocab_size=spec["train"]["vocab_size"], special_tokens=special)
+    options = spec["train"]
+    return learn(options["algorithm"], _training_texts(spec), vocab_size=options["vocab_size"], special_tokens=special)
 
 
 def _training_texts(spec: dict[str, Any]) -> Iterator[str]:

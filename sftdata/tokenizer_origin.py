@@ -35,8 +35,8 @@ def tokenizer_origin(loaded: Loaded) -> tuple[dict[str, Any], dict[str, Any]]:
         depends_on["split"] = [recipe.split.model_dump(), recipe.seed]
     if options.extend is not None:
         pieces = loaded.resolve(options.extend.pieces)
-        spec["extend"] = str(pieces)
-        depends_on["extend"] = storage.file_digest(pieces) if pieces.is_file() else None
+        spec["extend"] = {**options.extend.model_dump(), "pieces": str(pieces)}
+        depends_on["extend"] = [options.extend.add_parts, storage.file_digest(pieces) if pieces.is_file() else None]
     return spec, depends_on
 
 

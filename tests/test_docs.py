@@ -12,7 +12,20 @@ from pydantic import BaseModel
 
 from sftdata import registry, strict_yaml
 from sftdata.cleaners._rules import CATEGORIES
-from sftdata.recipe import Dedup, Limits, Mix, Pack, Recipe, ShardOptions, Source, Split, Tokenize, Tokenizer, TokenizerTrain
+from sftdata.recipe import (
+    Dedup,
+    Limits,
+    Mix,
+    Pack,
+    Recipe,
+    ShardOptions,
+    Source,
+    Split,
+    Tokenize,
+    Tokenizer,
+    TokenizerExtend,
+    TokenizerTrain,
+)
 from sftdata.schemas import ACTIONS, LEDGER, QUARANTINE, QUARANTINE_REASONS, STAGES
 from sftdata.templates import built_in_names
 from sftdata.trainer import TrainSettings
@@ -23,6 +36,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SECTIONS: dict[str, type[BaseModel]] = {
     "The recipe itself": Recipe,
     "tokenizer": Tokenizer,
+    "tokenizer.extend": TokenizerExtend,
     "tokenizer.train": TokenizerTrain,
     "sources": Source,
     "clean: dedup": Dedup,

@@ -17,7 +17,6 @@ from sftdata.errors import TokenizerError
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Encoder, concatenate, open_encoder, splice
-from sftdata.tokenizers.learn import END_OF_TEXT, learn_bpe
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
@@ -153,15 +152,6 @@ def test_tasks_of_a_process_share_an_encoder_until_the_file_changes(tmp_path: Pa
     assert open_encoder(folder) is first
     write_family(tmp_path, "sentencepiece")
     assert open_encoder(folder).vocab_size != first.vocab_size
-
-
-def test_learning_gives_the_same_tokenizer_for_the_same_texts() -> None:
-    learned = [learn_bpe(iter(CORPUS), vocab_size=400, special_tokens=["<|im_end|>"]) for _ in range(2)]
-    assert learned[0].tokenizer == learned[1].tokenizer
-    assert learned[0].added_tokens == [END_OF_TEXT, "<|im_end|>"]
-    assert len(learned[0].tokenizer["model"]["merges"]) > 50
-
-
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,8 +20,18 @@ from sftdata.tokenizers import sentencepiece_model
 
 HUB = "hub:"
 FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", *sentencepiece_model.NAMES,
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "new_tokens.json",
+    *sentencepiece_model.NAMES,
 )  # fmt: skip
+
+
+class NewToken(NamedTuple):
+    """A token that a vocabulary was extended by."""
+
+    id: int
+    piece: str
+    made_of: list[int]
+    """What the tokenizer made of the piece before: a model's new rows are the means of these."""
 
 
 @dataclass
@@ -38,6 +48,7 @@ class TokenizerFiles:
     """The `.model` that the tokenizer was made from, where it lies there."""
     converted: bool = False
     """True where `tokenizer` was made from it just now."""
+    new_tokens: list[NewToken] = field(default_factory=list)
 
     def special(self, name: str) -> str | None:
         """Return the text of `bos_token`, `eos_token`, `pad_token` or `unk_token`, or None."""
@@ -79,7 +90,8 @@ def read(path: Path) -> TokenizerFiles:
     if "model" not in tokenizer:
         raise TokenizerError(f"tokenizer {main}: is no tokenizer.json (it has no model)")
     model = next((beside / name for name in sentencepiece_model.NAMES if (beside / name).is_file()), None)
-    return TokenizerFiles(tokenizer, config, _chat_template(beside, config), model)
+    template = _chat_template(beside, config)
+    return TokenizerFiles(tokenizer, config, template, model, new_tokens=read_new_tokens(beside))
 
 
 def _main_file(path: Path) -> Path:
@@ -110,6 +122,17 @@ def _converted(path: Path, config: dict[str, Any], chat_template: str | None) ->
             "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
         }
     return files
+
+
+def read_new_tokens(folder: Path) -> list[NewToken]:
+    """Return the tokens that the vocabulary of a folder was extended by; none where it was not. Raises TokenizerError."""
+    path = folder / "new_tokens.json"
+    if not path.is_file():
+        return []
+    try:
+        return [NewToken(int(token["id"]), str(token["piece"]), token["made_of"]) for token in _read_json(path)["tokens"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TokenizerError(f"tokenizer {path}: is no list of new tokens; extend the tokenizer again") from error
 
 
 def read_text(path: Path) -> str:
@@ -181,5 +204,7 @@ def write(files: TokenizerFiles, folder: Path) -> None:
     storage.write_json(folder / "tokenizer_config.json", dict(sorted(config.items())))
     special = {name: token for name, token in names.items() if token is not None}
     storage.write_json(folder / "special_tokens_map.json", special)
+    if files.new_tokens:
+        storage.write_json(folder / "new_tokens.json", {"tokens": [token._asdict() for token in files.new_tokens]})
     if files.chat_template is not None:
         storage.write_bytes(folder / "chat_template.jinja", files.chat_template.encode("utf-8"))

@@ -42,14 +42,20 @@ class SentencePiece:
 def read_model(path: Path) -> SentencePiece:
     """Read a `.model` file. Raises TokenizerError for what is none, and for word and character models."""
     try:
-        fields = list(_fields(path.read_bytes()))
-        model = _model(fields)
+        data = path.read_bytes()
     except OSError as error:
         raise TokenizerError(f"tokenizer {path}: cannot be read: {error}") from error
-    except (ValueError, IndexError, KeyError, struct.error, TypeError) as error:
-        raise TokenizerError(f"tokenizer {path}: is no SentencePiece model, or a damaged one") from error
+    return parse_model(data, str(path))
+
+
+def parse_model(data: bytes, place: str) -> SentencePiece:
+    """Parse the bytes of a `.model`. place: what an error shall name."""
+    try:
+        model = _model(list(_fields(data)))
+    except (ValueError, IndexError, KeyError, struct.error, TypeError, AttributeError) as error:
+        raise TokenizerError(f"tokenizer {place}: is no SentencePiece model, or a damaged one") from error
     if model.model_type not in (UNIGRAM, BPE):
-        raise TokenizerError(f"tokenizer {path}: is a word or character model; only bpe and unigram are known")
+        raise TokenizerError(f"tokenizer {place}: is a word or character model; only bpe and unigram are known")
     return model
 
 

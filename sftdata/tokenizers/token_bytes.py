@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sftdata.tokenizers.sentencepiece_model import SPACE
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-SPACE = "▁"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -113,10 +114,15 @@ def read_token_bytes(value: dict[str, Any], tokenizer: Any) -> TokenBytes | None
     return TokenBytes(pieces, list(added), _probe_prepended(tokenizer, pieces, next(iter(added.values()), None)))
 
 
+def is_byte_level(value: dict[str, Any]) -> bool:
+    """Return whether a `tokenizer.json` spells its tokens in GPT-2's byte alphabet."""
+    return "ByteLevel" in _types(value.get("decoder")) | _types(value.get("pre_tokenizer"))
+
+
 def _family(value: dict[str, Any]) -> Any:
+    if is_byte_level(value):
+        return read_bytes
     parts = _types(value.get("decoder")) | _types(value.get("pre_tokenizer"))
-    if "ByteLevel" in parts:
-        return _decode_byte_level
     if value["model"].get("byte_fallback") or "Metaspace" in parts:
         return _decode_sentencepiece
     return None
@@ -138,9 +144,16 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_alphabet()
+_SPELLED = {byte: character for character, byte in _ALPHABET.items()}
 
 
-def _decode_byte_level(token: str) -> bytes:
+def spell_bytes(text: str) -> str:
+    """Return a text as a byte-level vocabulary spells it."""
+    return "".join(_SPELLED[byte] for byte in text.encode("utf-8"))
+
+
+def read_bytes(token: str) -> bytes:
+    """Return the bytes that a token of a byte-level vocabulary stands for."""
     try:
         return bytes(_ALPHABET[character] for character in token)
     except KeyError:
