@@ -180,6 +180,23 @@ def test_parquet_is_read_by_duckdb_and_datasets(small: Path, tmp_path: Path) -> 
         assert {name: values.tolist() for name, values in split.row(number).items()} == row
 
 
+@pytest.mark.parametrize("to", ["trl", "parquet", "jsonl", "megatron", "axolotl"])
+def test_empty_validation_keeps_nobody_from_the_rest(tmp_path: Path, to: str) -> None:
+    from datasets import load_dataset
+
+    recipe = write_small_recipe(tmp_path / "raw", split={"validation": 1e-9})
+    shards = sftdata.build(recipe, out=tmp_path / "shards").folder
+    assert sftdata.open_shards(shards).splits["validation"].num_rows == 0
+    export(shards, to=to, out=tmp_path / "out")
+    if to in ("parquet", "jsonl", "trl"):
+        home = tmp_path / "out" / "data" if to == "trl" else tmp_path / "out"
+        assert load_dataset(str(home), cache_dir=str(tmp_path / "cache"))["train"].num_rows > 3
+    if to == "megatron":
+        assert read_megatron(tmp_path / "out" / "validation_document") == []
+    if to in ("trl", "axolotl"):
+        assert "validation" not in (tmp_path / "out" / f"{to}.yaml").read_text()
+
+
 def test_parquet_page_with_a_flipped_bit_is_refused(small: Path, tmp_path: Path) -> None:
     export(small, to="parquet", out=tmp_path / "out")
     path = tmp_path / "out" / "data" / "train-00000-of-00001.parquet"

@@ -76,6 +76,8 @@ def test_datasets_loads_the_dialogues(small: Path, tmp_path: Path) -> None:
     export(small, to="jsonl", out=tmp_path / "out")
     dataset = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert list(dataset["train"]["messages"]) == [record["messages"] for record in lines(tmp_path / "out" / "train.jsonl")]
+    pairs = load_dataset(str(tmp_path / "out"), "pair", cache_dir=str(tmp_path / "cache"))["train"]
+    assert pairs.to_list() == lines(tmp_path / "out" / "train.pairs.jsonl")
 
 
 @pytest.mark.parametrize("strategy", ["packed", "concat", "padding"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
-from build_support import write_small_recipe
+from build_support import run_command, write_small_recipe
 from click.testing import CliRunner
 
 import sftdata
@@ -87,3 +88,26 @@ def test_held_folders_are_exit_code_75(folder: Path) -> None:
         assert run("gc")[0] == 75
     with storage.lock(folder / "out"):
         assert run("export shards/lighthouse --to trl --out out")[0] == 75
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_export_that_is_killed_leaves_nothing_half_done(folder: Path, share: float) -> None:
+    command = ("export", "shards/lighthouse", "--to", "megatron", "--out", "out")
+    assert run_command(*command[:-1], "whole", folder=folder, SFTDATA_FAILPOINT_LOG=str(folder / "log")).returncode == 0
+    number = int(share * len((folder / "log").read_text().splitlines())) + 1
+    killed = run_command(*command, folder=folder, SFTDATA_FAILPOINT=f"any:{number}:kill")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (folder / "out").exists() or (folder / "out" / "export.json").is_file()
+    if not (folder / "out").exists():
+        assert run_command(*command, folder=folder).returncode == 0
+    for path in (folder / "whole").rglob("*"):
+        assert not path.is_file() or (folder / "out" / path.relative_to(folder / "whole")).read_bytes() == path.read_bytes()
+    assert not list(folder.glob(".out.tmp-*"))
+
+
+def test_export_on_a_full_disk_says_so(folder: Path) -> None:
+    failed = run_command(
+        "export", "shards/lighthouse", "--to", "parquet", "--out", "out", folder=folder, SFTDATA_FAILPOINT="write:4:enospc"
+    )
+    assert failed.returncode == 74 and len(failed.stderr.strip().splitlines()) == 1
+    assert [path.name for path in folder.iterdir() if "out" in path.name] == [".out.lock"]

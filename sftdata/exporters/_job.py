@@ -56,9 +56,13 @@ def copy_tokenizer(job: Job) -> None:
         storage.write_bytes(target / path.name, path.read_bytes())
 
 
-def data_files(patterns: Mapping[str, str]) -> dict[str, Any]:
-    """Return the front matter of a dataset card that tells `datasets.load_dataset` the files of every split."""
-    files = [{"split": split, "path": pattern} for split, pattern in patterns.items()]
+def data_files(job: Job, pattern: str) -> dict[str, Any]:
+    """Return the front matter of a dataset card that tells `datasets.load_dataset` the files of every split with rows.
+
+    It opens no empty split, nor a folder that names one. `pattern` has `{}` for the split's name.
+    """
+    splits = job.shards.splits.values()
+    files = [{"split": split.name, "path": pattern.format(split.name)} for split in splits if split.num_rows]
     return {"configs": [{"config_name": "default", "data_files": files}]}
 
 

@@ -58,8 +58,7 @@ def write_shards(job: Job, *, unpack: bool) -> dict[str, dict[str, int]]:
         write_split_metadata(target, columns, list(split.files), job.shards.manifest["fingerprint"][:16])
         counts[name] = {"rows": num_rows, "tokens": job.shards.manifest["splits"][name]["tokens"]}
     storage.write_json(folder / "dataset_dict.json", {"splits": list(job.shards.splits)})
-    front = data_files({name: f"{name}/*.arrow" for name in job.shards.splits})
-    write_readme(folder, job.shards.manifest["name"], "Token shards exported by sftdata.", front)
+    write_readme(folder, job.shards.manifest["name"], "Token shards exported by sftdata.", data_files(job, "{}/*.arrow"))
     return counts
 
 

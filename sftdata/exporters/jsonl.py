@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from sftdata import storage
-from sftdata.exporters._job import Job, Outcome, data_files, write_readme
+from sftdata.exporters._job import Job, Outcome, write_readme
 from sftdata.exporters._texts import Texts
 from sftdata.record_json import canonical
 from sftdata.records import Example, Turn
@@ -32,9 +32,10 @@ TAGS = {
 
 USAGE = """
 `SPLIT.jsonl` holds the dialogues, `SPLIT.pairs.jsonl` samples of a prompt and its completion, `SPLIT.text.jsonl` plain texts:
-each file is there where the build has such samples. Texts are those that the build tokenized, after cleaning, to the letter; a
-sample of which it kept a part that ends inside a turn is left out. `dataset_info.json` is the entry that LLaMA-Factory needs;
-axolotl takes the files with `type: chat_template`, TRL as they are.
+each file is there where the build has such samples, and `load_dataset` opens them as `dialogue`, `pair` and `text`. Texts are
+those that the build tokenized, after cleaning, to the letter; a sample of which it kept a part that ends inside a turn is left
+out. `dataset_info.json` is the entry that LLaMA-Factory needs; axolotl takes the files with `type: chat_template`, TRL as they
+are.
 """
 
 
@@ -131,10 +132,14 @@ def _is_unsaid(turn: Turn, form: str) -> bool:
 
 
 def _write_cards(job: Job, names: dict[str, list[str]]) -> None:
-    kinds = [kind for kind in SUFFIXES if names[kind]]
-    main = kinds[0] if kinds else "dialogue"
-    front = data_files({split: f"{split}{SUFFIXES[main]}.jsonl" for split in names[main]})
-    write_readme(job.folder, f"{job.shards.manifest['name']} as JSON Lines", USAGE, front if names[main] else None)
+    configs: list[dict[str, Any]] = [
+        {"config_name": kind, "data_files": [{"split": split, "path": f"{split}{SUFFIXES[kind]}.jsonl"} for split in splits]}
+        for kind, splits in names.items()
+        if splits
+    ]
+    if configs:
+        configs[0]["default"] = True
+    write_readme(job.folder, f"{job.shards.manifest['name']} as JSON Lines", USAGE, {"configs": configs})
     column = "messages" if job.form == "openai" else "conversations"
     entries = {
         f"{job.shards.manifest['name']}_{split}": {

@@ -40,8 +40,7 @@ def export_parquet(job: Job) -> Outcome:
         for number, file in enumerate(split.files):
             _write(split, file, folder / f"{name}-{number:05d}-of-{len(split.files):05d}.parquet")
     copy_tokenizer(job)
-    front = data_files({name: f"data/{name}-*.parquet" for name in job.shards.splits})
-    write_readme(job.folder, f"{job.shards.manifest['name']} as Parquet", USAGE, front)
+    write_readme(job.folder, f"{job.shards.manifest['name']} as Parquet", USAGE, data_files(job, "data/{}-*.parquet"))
     found = job.shards.manifest["splits"]
     return Outcome({name: {"rows": found[name]["rows"], "tokens": found[name]["tokens"]} for name in found}, [])
 
