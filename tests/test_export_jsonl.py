@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_dialogues_come_in_the_order_of_the_shards(small: Path, tmp_path: Path) 
     export(small, to="jsonl", out=tmp_path / "out")
     dialogues = [rendered(small, record) for record in lines(tmp_path / "out" / "train.jsonl")]
     assert dialogues == [ids for ids, _ in documents(small, "train") if ids in dialogues] and len(dialogues) > 20
+
+
+def test_sample_that_is_repeated_is_there_as_often(tmp_path: Path) -> None:
+    recipe = write_small_recipe(tmp_path / "raw", mix={"strategy": "weighted"}, pack={"strategy": "splice"})
+    value = json.loads(recipe.read_text())
+    for source, epochs in zip(value["sources"], (2, 1), strict=True):
+        source["epochs"] = epochs
+    recipe.write_text(json.dumps(value))
+    shards = sftdata.build(recipe, out=tmp_path / "shards").folder
+    records = Counter(str(record) for record in exported(shards, tmp_path / "out"))
+    assert {(2 if "messages" in record else 1, count) for record, count in records.items()} == {(1, 1), (2, 2)}
 
 
 def test_sharegpt_says_the_same_in_its_own_words(small: Path, tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_limited_build_is_repaired_as_it_was(tmp_path: Path) -> None:
     "changes",
     [
         {"pack": {"strategy": "packed"}},
-        {"pack": {"strategy": "padding"}, "mix": {}},
+        {"pack": {"strategy": "padding"}, "mix": {"strategy": "curriculum"}},
+        {"pack": {"strategy": "splice"}, "mix": {"strategy": "weighted", "budget": 3000}},
         {"clean": [{"length": {"min_chars": 2}}, {"dedup": {"max_copies": 2}}], "train": {"model": {"model_type": "llama"}}},
     ],
 )

@@ -57,8 +57,9 @@ def model_notes(values: Mapping[str, Any], file: str, key: str) -> list[str]:
 
 
 def keeps_order(job: Job) -> bool:
-    """Say whether the order of the training rows carries the mixture, so that a trainer must not shuffle them."""
-    return job.recipe.mix.strategy == "buckets" or not job.recipe.mix.shuffle
+    """Say whether the order of the training rows means something, so that a trainer must not shuffle them."""
+    mix = job.recipe.mix
+    return mix.strategy in ("buckets", "curriculum") or mix.group_by_length is not None or not mix.shuffle
 
 
 def has_rows(job: Job, split: str) -> bool:
