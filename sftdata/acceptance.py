@@ -23,10 +23,6 @@ Integers = npt.NDArray[np.integer[Any]]
 Bool = npt.NDArray[np.bool_]
 
 
-CUTTING = ("packed", "original")
-"""Ways to pack that cut what is longer than a row themselves."""
-
-
 class Samples(NamedTuple):
     """What is mixed and packed, ascending by row: whole rows, and what is left of those that were shortened."""
 
@@ -83,7 +79,8 @@ def accept(rows: Rows, spec: dict[str, Any], log: RowLog) -> Samples:
     untrained = (rows.trained == 0) & (not spec["tokenize"]["compat"])
     too_long = np.zeros(len(untrained), dtype=bool)
     if limit is not None:
-        bounded = np.array([pack_strategy(spec, split) not in CUTTING for split in range(len(SPLITS))])
+        ways = [packing_of(spec, split) for split in range(len(SPLITS))]
+        bounded = np.array([strategy != "packed" and not published for strategy, published in ways])
         too_long = (rows.length > limit) & ~untrained & bounded[rows.split]
     if mode == "error" and too_long.any():
         _refuse(log, too_long, limit)
@@ -99,12 +96,11 @@ def accept(rows: Rows, spec: dict[str, Any], log: RowLog) -> Samples:
     return _samples(rows, np.flatnonzero(~(untrained | too_long)), kept, trained)
 
 
-def pack_strategy(spec: dict[str, Any], split: int) -> str:
-    """Return how a split is packed; `original` is `splice` with the losses of the published class, for the training split."""
+def packing_of(spec: dict[str, Any], split: int) -> tuple[str, bool]:
+    """Return how a split is packed, and whether as a published program does, which cuts long rows itself: training alone."""
     pack = spec["pack"]
-    if split:
-        return str(pack["validation"] or pack["strategy"])
-    return str(pack["compat"] or pack["strategy"])
+    strategy = pack["validation"] or pack["strategy"] if split else pack["strategy"]
+    return strategy, pack["compat"] is not None and split == 0
 
 
 def _refuse(log: RowLog, too_long: Bool, limit: int) -> None:

@@ -7,6 +7,7 @@ carries out; another mix, length or packing needs no new tokenizing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata import mixing, packing, progress, storage
-from sftdata.acceptance import Samples, accept, pack_strategy, trained_heads
+from sftdata.acceptance import Samples, accept, packing_of, trained_heads
 from sftdata.curriculum import read_values
 from sftdata.entries import LEDGER_FILE, PARTS_FILE, TOKENIZED_FILE, plan_name, read_decisions, read_parts
 from sftdata.mixing import Mix
@@ -126,17 +127,17 @@ def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) ->
     training = found.number == 0
     mixed = _mix(contents, found, spec) if training else mixing.concat(contents.identity, seed=spec["seed"], shuffle=False)
     lengths = contents.length[mixed.order]
-    strategy = pack_strategy(spec, found.number)
+    strategy, published = packing_of(spec, found.number)
     sequence_len = spec["tokenize"]["sequence_len"] or 1
-    if strategy == "padding":  # a published script may keep rows that are longer
+    if strategy == "padding" and not published:  # tokenize.compat may keep rows that are longer
         sequence_len = max(sequence_len, int(lengths.max(initial=1)))
-    packed = _pack(mixed, lengths, strategy, sequence_len, (found, spec))
+    packed = _pack(found, mixed, lengths, sequence_len, spec)
     report = packing.report_packing(packed, lengths, strategy=strategy, sequence_len=sequence_len)
     _write_plan(path, found, mixed, packed)
     _record_outcomes(found, mixed, packed, log)
     ends = np.append(0, np.cumsum(packed.length, dtype=np.int64))
     return {
-        "strategy": spec["pack"]["strategy"] if strategy == "original" else strategy,
+        "strategy": strategy,
         "rows": report.num_rows,
         "segments": report.num_segments,
         "samples": len(mixed.order) - report.num_samples_lost,
@@ -157,23 +158,27 @@ def _mix(contents: Contents, found: _Split, spec: dict[str, Any]) -> Mix:
     return arrange(contents, spec, read_column)
 
 
-def _pack(
-    mixed: Mix, lengths: Int64, strategy: str, sequence_len: int, origin: tuple[_Split, dict[str, Any]]
-) -> packing.Plan:
-    found, spec = origin
-    keys = mixed.keys if spec["mix"]["shuffle"] and found.number == 0 else None
-    if strategy != "original":
-        return packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=sequence_len, keys=keys)
-    seed = spec["seed"] if spec["mix"]["shuffle"] else None
-    original = packing.Original(spec["pack"]["num_packed_sequences"], seed)
-    row = found.samples.row[found.chosen]
+def _pack(found: _Split, mixed: Mix, lengths: Int64, sequence_len: int, spec: dict[str, Any]) -> packing.Plan:
+    """Pack the samples of a split. lengths: of the samples in mixed order."""
+    strategy, published = packing_of(spec, found.number)
+    shuffle = spec["mix"]["shuffle"] and found.number == 0
+    if published and strategy == "splice":
+        original = packing.Original(spec["pack"]["num_packed_sequences"], spec["seed"] if shuffle else None)
+        heads = _trained_heads(found, sequence_len, spec["parts"])[mixed.order]
+        ends = mixed.bucket_ends
+        return packing.pack_as_original(lengths, ends, sequence_len=sequence_len, original=original, trained_head=heads)
+    if published:
+        lengths = np.minimum(lengths, sequence_len)
+    keys = mixed.keys if shuffle else None
+    return packing.pack(lengths, mixed.bucket_ends, strategy=strategy, sequence_len=sequence_len, keys=keys)
+
+
+def _trained_heads(found: _Split, sequence_len: int, parts: Sequence[Path]) -> npt.NDArray[np.bool_]:
+    """Return for each sample whether any of its first `sequence_len` tokens is trained: looked up for those that are longer."""
     long = np.flatnonzero(found.samples.length[found.chosen] > sequence_len)
-    heads = np.ones(len(row), dtype=bool)
-    heads[long] = trained_heads(found.rows, row[long], spec["parts"], sequence_len)
-    head = heads[mixed.order]
-    return packing.pack_as_original(
-        lengths, mixed.bucket_ends, sequence_len=sequence_len, original=original, trained_head=head
-    )
+    heads = np.ones(len(found.chosen), dtype=bool)
+    heads[long] = trained_heads(found.rows, found.samples.row[found.chosen[long]], parts, sequence_len)
+    return heads
 
 
 def _write_plan(path: Path, found: _Split, mixed: Mix, packed: packing.Plan) -> None:
@@ -205,7 +210,7 @@ def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLo
     out, gone = num_copies == 0, (lost == whole) & (num_copies > 0)
     log.drop(row[out], ("mix", "left_out"), whole[out])
     log.drop(row[gone], ("pack", "spliced_out"), whole[gone])
-    log.cut(row, ("pack", "spliced_out"), whole, np.where(gone, 0, lost), np.ones_like(row))
+    log.cut(row, ("pack", "cut_off"), whole, np.where(gone, 0, lost), np.ones_like(row))
     log.repeat(row, whole, num_copies)
 
 

@@ -200,6 +200,8 @@ class Recipe(Section):
                     raise at(("sources", number, "format"), message)
         if self.pack.strategy == "packed" and "excess_length" in self.tokenize.model_fields_set:
             raise at(("tokenize", "excess_length"), "has no meaning under pack.strategy packed, which cuts no sample off")
+        if self.pack.compat is not None and "excess_length" in self.tokenize.model_fields_set:
+            raise at(("tokenize", "excess_length"), "has no meaning under pack.compat, which cuts long rows itself")
         self._check_shares()
         if self.mix.group_by_length is not None and self.pack.strategy != "padding":
             message = f"has no meaning under pack.strategy {self.pack.strategy}, only under padding"

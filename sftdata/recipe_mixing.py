@@ -69,7 +69,7 @@ class Pack(Section):
 
     @model_validator(mode="after")
     def _options_mean_something(self) -> Pack:
-        check_meaning(self, "strategy", {"compat": ("splice",)})
+        check_meaning(self, "strategy", {"compat": ("splice", "concat", "padding"), "num_packed_sequences": ("splice",)})
         check_meaning(self, "compat", {"num_packed_sequences": ("original",)})
         return self
 

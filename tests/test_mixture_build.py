@@ -137,7 +137,7 @@ def test_a_mixture_that_cannot_be_met_says_why(recipe: Path) -> None:
          r"mix\.stop: has no meaning where every source has its epochs"),
         (["mix={strategy: concat, compat: percent}"], r"mix\.compat: has no meaning under strategy concat, only under buckets"),
         (["mix={group_by_length: 4}"], r"mix\.group_by_length: has no meaning under pack\.strategy best_fit"),
-        (["pack={strategy: concat, compat: original}"], r"pack\.compat: has no meaning under strategy concat"),
+        (["pack={strategy: best_fit, compat: original}"], r"pack\.compat: has no meaning under strategy best_fit"),
         (["pack={strategy: splice, num_packed_sequences: 3}"], r"pack\.num_packed_sequences: has no meaning under no compat"),
         ([*WEIGHTED, "pack={strategy: splice, compat: original}"], r"pack\.compat: has no meaning under mix\.strategy"),
     ],
@@ -180,7 +180,7 @@ def test_published_splicing_counts_and_names_what_it_loses(recipe: Path) -> None
 def test_published_splicing_cuts_long_rows_itself(recipe: Path) -> None:
     options = ["pack={strategy: splice, compat: original, num_packed_sequences: 9999}", "tokenize.sequence_len=30"]
     result = build(recipe, *options)
-    cuts = [row for row in ledger(result.folder, "cut") if row["reason"] == "spliced_out"]
+    cuts = [row for row in ledger(result.folder, "cut") if row["reason"] == "cut_off"]
     counts = result.manifest["counts"]["plan"]
     assert len(cuts) == counts["cut_rows"] > 5
     lost = result.manifest["splits"]["train"]["packing"]["num_tokens_lost"]
