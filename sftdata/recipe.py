@@ -130,7 +130,7 @@ class Tokenize(Section):
     def _consistent(self) -> Tokenize:
         if self.compat is None:
             if self.sequence_len == 1:
-                raise at(("tokenize", "sequence_len"), "1 leaves nothing to train; give at least 2")
+                raise at(("sequence_len",), "1 leaves nothing to train; give at least 2")
             return self
         if self.sequence_len is None:
             raise ValueError(f"compat {self.compat} needs sequence_len, at which it cuts")
