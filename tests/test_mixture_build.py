@@ -14,6 +14,7 @@ from build_support import write_small_recipe
 import sftdata
 from sftdata.errors import DataError, RecipeError
 from sftdata.pipeline import STAGES, plan_build
+from sftdata.views.report import funnel_lines
 from sftdata.views.tables import LEDGER_TABLE, read_rows
 
 WEIGHTED = ["mix={strategy: weighted, budget: 6000}", "sources.talk.weight=3", "sources.faq.weight=1"]
@@ -62,6 +63,14 @@ def test_shares_of_the_manifest_are_those_of_the_shards(recipe: Path) -> None:
         assert mixture[name]["realised"] == found[name] / sum(found.values())
     assert mixture["talk"]["epochs"] > 1
     assert sftdata.verify(result.folder).problems == []
+
+
+def test_the_report_shows_shares_asked_and_realised(recipe: Path) -> None:
+    result = build(recipe, *WEIGHTED)
+    lines = [line for line in funnel_lines(result.manifest) if "asked" in line]
+    assert len(lines) == 2 and lines[0].startswith("talk: 75.00% of the tokens asked, 7") and lines[0].endswith(" epochs")
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "<th>Asked</th>" in page and "75.0" in page
 
 
 def test_trained_tokens_are_counted_as_the_labels_have_them(recipe: Path) -> None:

@@ -77,7 +77,17 @@ def funnel_lines(manifest: dict[str, Any]) -> list[str]:
             f"{name}: {split['samples']:,} samples in {split['rows']:,} rows, {split['tokens']:,} tokens, "
             f"{split['trained_tokens']:,} trained, {split['packing']['fill']:.1%} full"
         )
-    return [*lines, *findings(manifest)]
+    return [*lines, *_shares(manifest), *findings(manifest)]
+
+
+def _shares(manifest: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each source that asks for a share of the training rows."""
+    mixture = manifest["splits"]["train"]["mixture"]
+    unit = mixture["by"].replace("_", " ")
+    for name, source in mixture["sources"].items():
+        if "asked" in source:
+            shares = f"{source['asked']:.2%} of the {unit} asked, {source['realised']:.2%} realised"
+            yield f"{name}: {shares}, {source['epochs']:.2f} epochs"
 
 
 def _headline(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -151,11 +161,14 @@ class _Category(NamedTuple):
 
 def _categories(manifest: dict[str, Any], composition: Composition) -> Iterator[_Category]:
     """Yield the categories, the one with most tokens first: the order of their colours."""
-    asked = manifest["splits"]["train"].get("mix", {}).get("asked", {})
+    mixture = manifest["splits"]["train"]["mixture"]["sources"]
+    asked: dict[str, float] = {}
     total: dict[str, Counter[str]] = defaultdict(Counter)
     for name, source in manifest["sources"].items():
         found = {"segments": composition.segments["train", name], "tokens": composition.tokens["train", name]}
         total[source["category"]].update({**found, "available": source["tokenize"].get("tokens", 0)})
+        if "asked" in mixture[name]:
+            asked[source["category"]] = asked.get(source["category"], 0.0) + mixture[name]["asked"]
     largest_first = sorted(total.items(), key=lambda item: (-item[1]["tokens"], item[0]))
     for number, (name, counts) in enumerate(largest_first):
         colour = figures.category_colour(number)
