@@ -115,6 +115,8 @@ def _turn(message: Any, path: Path, roles: dict[str, str]) -> tuple[Turn, str]:
     """Return one message as a turn, and the name of its shape."""
     if not isinstance(message, dict):
         raise InvalidRecord("field_type", f"{place_of(path)} is {type(message).__name__}, not an object with role and content")
+    if len(message) == 2 and (plain := _plain_turn(message, path, roles)) is not None:
+        return plain
     role_key = first_key(message, ROLE_KEYS, path)
     role = _role(message[role_key], path, roles)
     if role in CALL_ROLES:
@@ -124,6 +126,17 @@ def _turn(message: Any, path: Path, roles: dict[str, str]) -> tuple[Turn, str]:
         return Turn("assistant", (), "", train, weight, fields={"tool_calls": calls}), f"{role_key}/{content_key}"
     turn, shape = _content_turn(role, message, path, role_key)
     return _with_fields(turn, message, path), shape
+
+
+def _plain_turn(message: dict[str, Any], path: Path, roles: dict[str, str]) -> tuple[Turn, str] | None:
+    """Return a message that is a known role and a text and nothing else, as most are; None for any other."""
+    role_key, content_key = message
+    if role_key not in ROLE_KEYS or content_key not in CONTENT_KEYS:
+        return None
+    name, content = message[role_key], message[content_key]
+    if type(name) is not str or type(content) is not str or name in roles or name not in ROLES:
+        return None
+    return Turn(ROLES[name], (Span((*path, content_key), content),)), f"{role_key}/{content_key}"
 
 
 def _content_turn(role: str, message: dict[str, Any], path: Path, role_key: str) -> tuple[Turn, str]:
