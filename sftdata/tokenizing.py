@@ -6,11 +6,9 @@ new tokenizing.
 
 from __future__ import annotations
 
-import gc
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,10 +91,9 @@ def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]
             return _published(spec, Writers(tokenized, ledger, quarantine))
         part = _open_part(spec, engine, (tokenized, ledger, quarantine))
         keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
-        with _collecting_seldom():
-            for documents in read_documents(Path(spec["documents"]), keep):
-                _tokenize_batch(part, documents)
-                progress.tick(len(documents.numbers))
+        for documents in read_documents(Path(spec["documents"]), keep):
+            _tokenize_batch(part, documents)
+            progress.tick(len(documents.numbers))
     _check_conservation(spec, part.counts, tokenized)
     return {"counts": dict(sorted(part.counts.items())), "engine": part.encoder.engine, **part.lint.summary()}
 
@@ -110,17 +107,6 @@ def _published(spec: dict[str, Any], writers: Writers) -> dict[str, Any]:
 def _check_conservation(spec: dict[str, Any], counts: Counter[str], tokenized: TableWriter) -> None:
     if counts["rows"] != counts["kept"] + counts["dropped"] + counts["quarantined"] or tokenized.num_rows != counts["kept"]:
         raise ConservationError(f"{spec['source']} part {spec['part']}: rows lost in tokenize; nothing is published")
-
-
-@contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Let a batch's small objects, which form no cycles, live and die without a search for cycles: an eighth of the time."""
-    threshold = gc.get_threshold()
-    gc.set_threshold(threshold[0] and max(threshold[0], 100_000), *threshold[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*threshold)
 
 
 def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, TableWriter, TableWriter]) -> _Part:
