@@ -36,6 +36,7 @@ test: lint
 
 fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest -q tests/test_templates_jinja.py -k oracle
+	SFTDATA_FUZZ_ROWS=110 $(BIN)/python -m pytest -q tests/test_injection.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/packing.py
