@@ -114,7 +114,7 @@ def findings(manifest: Mapping[str, Any]) -> Iterator[str]:
             ("untrained_rows", "rows", "samples have no trained token"),
             ("unstopped_turns", "trained_turns", "trained turns do not end in a stop token"),
             ("double_bos_rows", "rows", "samples begin with two BOS tokens"),
-            ("cut_answers", "trained_turns", "trained turns are cut, since sequence_len is shorter"),
+            ("cut_answers", "trained_turns", "trained turns do not stand whole in one row"),
         )
         for fault, whole, meaning in faults:
             if lint[fault]:

@@ -155,4 +155,4 @@ def test_build_says_its_findings_in_its_last_lines(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["build", str(tmp_path / "recipe.yaml"), *options])
     assert result.exit_code == 0, result.stderr
     lines = result.stderr.splitlines()
-    assert lines[-2] == "labels to look at:" and "trained turns are cut, since sequence_len is shorter" in lines[-1]
+    assert lines[-2] == "labels to look at:" and "trained turns do not stand whole in one row" in lines[-1]

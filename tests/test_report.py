@@ -174,9 +174,23 @@ def test_percent_shows_neither_nothing_nor_all_where_it_is_neither(part: int, wh
 def test_findings_stand_in_the_report_and_its_text(tmp_path: Path) -> None:
     recipe = write_small_recipe(tmp_path, pack={"strategy": "packed"}, tokenize={"sequence_len": 20}, mix={})
     folder = sftdata.build(recipe, out=tmp_path / "out").folder
-    finding = "trained turns are cut, since sequence_len is shorter"
+    finding = "trained turns do not stand whole in one row"
     assert finding in Page(page_of(folder)).text and "Labels to look at" in page_of(folder)
     assert finding in report.funnel_lines(sftdata.open_shards(folder).manifest)[-1]
+
+
+def test_mixture_shows_what_was_asked_and_what_came_of_it(tmp_path: Path) -> None:
+    path = write_small_recipe(tmp_path, mix={"strategy": "weighted", "stop": "all_exhausted"})
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    for source, weight in zip(recipe["sources"], (3, 1), strict=True):
+        source["weight"] = weight
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    folder = sftdata.build(path, out=tmp_path / "out").folder
+    shares = list(report._mixture(sftdata.open_shards(folder).manifest))
+    assert [(share.name, share.asked) for share in shares] == [("talk", 0.75), ("faq", 0.25)]
+    assert all(abs(share.realised - (share.asked or 0)) < 0.05 for share in shares)
+    page = page_of(folder)
+    assert "75.0 %" in page and page.count('<div class="asked">') == 2 and '<b style="left:75.00%">' in page
 
 
 def test_report_written_anew_is_the_one_of_the_build(small: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import logging
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sftdata.mask_lint import next_edge
 
@@ -27,7 +29,7 @@ MAX_NAME = 24
 MIN_HEIGHT = 0.03
 """Height of the lowest bar as a share of the highest: a single long sample is still seen."""
 NUM_COLOURS = 6
-"""Colours for categories; what is beyond them is grey."""
+"""Colours for sources; what is beyond them is grey."""
 
 COLOURS = {
     "#000101": "var(--ink)",
@@ -62,16 +64,18 @@ STYLE: Any = {
 
 
 @contextmanager
-def _figure(height: float, **subplots: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (figure, axes) in the report's style."""
+def _figure(height: float, left: float = 0.62, **subplots: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (figure, axes) in the report's style. height and left margin in inches: to find them takes as long as to draw."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it speaks of fonts, which the page replaces
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyph
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, figure.subplots(**subplots)
+        figure = Figure(figsize=(WIDTH, height))
+        across = {"left": left / WIDTH, "right": 1 - 0.2 / WIDTH}
+        down = {"bottom": 0.44 / height, "top": 1 - 0.08 / height, "hspace": 0.12}
+        yield figure, figure.subplots(gridspec_kw=across | down, **subplots)
 
 
 def _svg(figure: Any, label: str) -> str:
@@ -98,22 +102,23 @@ def length_figure(lengths: Mapping[str, Mapping[str, int]], sequence_len: int | 
     panels = _panels(lengths)
     edges = [edge for bins in panels.values() for edge in bins]
     low, high = max(min(edges), 1), max([next_edge(max(edges)), sequence_len or 1])
-    with _figure(0.42 * len(panels) + 0.55, nrows=len(panels), sharex=True, squeeze=False) as (figure, axes):
-        for axis, (name, bins) in zip(axes[:, 0], panels.items(), strict=True):
-            left = np.array(sorted(bins), dtype=np.float64)
-            width = np.array([next_edge(edge) for edge in sorted(bins)]) - left
-            over = left >= (sequence_len or np.inf)
-            counts = np.array([bins[edge] for edge in sorted(bins)], dtype=np.float64)
+    names = [_short(name) for name in panels]
+    space = 0.25 + 0.075 * max(map(_num_columns, names))
+    with _figure(0.4 * len(panels) + 0.52, space, nrows=len(panels), squeeze=False) as (figure, axes):
+        for axis, name, bins in zip(axes[:, 0], names, panels.values(), strict=True):
+            edges = sorted(bins)
+            left = np.log2(np.maximum(edges, 0.7))
+            width = np.log2([next_edge(edge) for edge in edges]) - left
+            over = np.array(edges) >= (sequence_len or np.inf)
+            counts = np.array([bins[edge] for edge in edges], dtype=np.float64)
             counts = np.maximum(counts, MIN_HEIGHT * counts.max())
-            axis.bar(np.maximum(left, 0.7), counts, width, align="edge", color=np.where(over, DROPPED, TRAINED))
-            axis.set(xscale="log", xlim=(low * 0.94, high * 1.06), yticks=[])
-            axis.set_ylabel(_short(name), rotation=0, ha="right", va="center", color=INK)
-            axis.tick_params(which="both", bottom=axis is axes[-1, 0])
+            axis.bar(left, counts, width, align="edge", color=np.where(over, DROPPED, TRAINED))
+            axis.set(xlim=(np.log2(low) - 0.1, np.log2(high) + 0.1), xticks=[], yticks=[])
+            axis.set_ylabel(name, rotation=0, ha="right", va="center", color=INK)
             if sequence_len:
-                axis.axvline(sequence_len, color=DROPPED, linewidth=1, linestyle=(0, (3, 2)))
+                axis.axvline(np.log2(sequence_len), color=DROPPED, linewidth=1, linestyle=(0, (3, 2)))
         ticks = _powers(low, high)
-        axes[-1, 0].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes[-1, 0].set_xticks([], minor=True)
+        axes[-1, 0].set_xticks(np.log2(ticks), [f"{tick:,}" for tick in ticks])
         axes[-1, 0].set_xlabel("tokens of a sample")
         return _svg(figure, "Histogram of sample lengths in tokens by source")
 
@@ -132,6 +137,11 @@ def _panels(lengths: Mapping[str, Mapping[str, int]]) -> dict[str, dict[int, int
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+
+
+def _num_columns(text: str) -> int:
+    """Return how many columns a text takes, a Chinese character two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _powers(low: int, high: int) -> list[int]:
@@ -158,12 +168,12 @@ def fill_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
         return _svg(figure, "How full the rows are, from the fullest to the emptiest")
 
 
-def bucket_figure(tokens: Mapping[str, Sequence[int]]) -> str:
-    """Return the share of every category in the tokens of each bucket. tokens: category → tokens in each bucket.
+def bucket_figure(tokens: Sequence[npt.NDArray[np.int64]]) -> str:
+    """Return the share of every source in the tokens of each bucket. tokens: for each source, (buckets,).
 
-    The caller's legend names the categories, in this order, in the colours of `category_colour`.
+    The caller's legend names the sources, in this order, in the colours of `category_colour`.
     """
-    counts = np.array(list(tokens.values()), dtype=np.float64)
+    counts = np.array(tokens, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     bottom = np.cumsum(shares, axis=0) - shares
     with _figure(1.9) as (figure, axis):
@@ -176,9 +186,9 @@ def bucket_figure(tokens: Mapping[str, Sequence[int]]) -> str:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("buckets, in the order of training")
         axis.set_ylabel("share of tokens")
-        return _svg(figure, "Share of every category in the tokens of each bucket")
+        return _svg(figure, "Share of every source in the tokens of each bucket")
 
 
 def category_colour(number: int) -> str:
-    """Return the colour of a category, as CSS."""
+    """Return the colour of a source, as CSS."""
     return COLOURS[CATEGORIES[number]] if number < NUM_COLOURS else COLOURS[REST]

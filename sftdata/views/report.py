@@ -5,12 +5,10 @@ It is made from the manifest, the ledger, the lineage's integers and the record 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from sftdata import storage
 from sftdata.errors import DamagedError
@@ -46,7 +44,7 @@ def report_page(shards: Shards, run: Mapping[str, Any]) -> str:
         num_other=ledger.num_other,
         max_reasons=MAX_REASONS,
         sources=list(_sources(manifest, composition)),
-        categories=list(_categories(manifest, composition)),
+        mixture=list(_mixture(manifest)),
         splits=[{"name": name, **split} for name, split in manifest["splits"].items()],
         rules=list(_rules(ledger)),
         figures=_figures(manifest, composition),
@@ -146,33 +144,28 @@ def _sources(manifest: dict[str, Any], composition: Composition) -> Iterator[dic
         }
 
 
-class _Category(NamedTuple):
-    """What mixing counts together, in the training split."""
+class _Share(NamedTuple):
+    """A source's part of the training split."""
 
     name: str
     colour: str
-    num_segments: int
+    num_samples: int
     num_tokens: int
-    num_available: int
-    """Tokens of all its samples before the plan."""
+    num_trained: int
+    epochs: float
+    realised: float
+    """Its share, counted in what the mixture counts."""
     asked: float | None
     """The share that the recipe asks for; None where it asks for none."""
 
 
-def _categories(manifest: dict[str, Any], composition: Composition) -> Iterator[_Category]:
-    """Yield the categories, the one with most tokens first: the order of their colours."""
-    mixture = manifest["splits"]["train"]["mixture"]["sources"]
-    asked: dict[str, float] = {}
-    total: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, source in manifest["sources"].items():
-        found = {"segments": composition.segments["train", name], "tokens": composition.tokens["train", name]}
-        total[source["category"]].update({**found, "available": source["tokenize"].get("tokens", 0)})
-        if "asked" in mixture[name]:
-            asked[source["category"]] = asked.get(source["category"], 0.0) + mixture[name]["asked"]
-    largest_first = sorted(total.items(), key=lambda item: (-item[1]["tokens"], item[0]))
-    for number, (name, counts) in enumerate(largest_first):
-        colour = figures.category_colour(number)
-        yield _Category(name, colour, counts["segments"], counts["tokens"], counts["available"], asked.get(name))
+def _mixture(manifest: dict[str, Any]) -> Iterator[_Share]:
+    """Yield the sources, the one with most tokens first: the order of their colours."""
+    sources = manifest["splits"]["train"]["mixture"]["sources"]
+    largest_first = sorted(sources.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+    for number, (name, found) in enumerate(largest_first):
+        sizes = (found["samples"], found["tokens"], found["trained_tokens"], found["epochs"], found["realised"])
+        yield _Share(name, figures.category_colour(number), *sizes, found.get("asked"))
 
 
 class _Rule(NamedTuple):
@@ -211,12 +204,8 @@ def _figures(manifest: dict[str, Any], composition: Composition) -> dict[str, st
         drawn["fill"] = figures.fill_figure(curves)
     num_buckets = len(manifest["splits"]["train"]["bucket_rows"])
     if num_buckets > 1 and composition.bucket_tokens:
-        by_category: dict[str, Sequence[int]] = {}
-        for category in _categories(manifest, composition):
-            names = [name for name, source in manifest["sources"].items() if source["category"] == category.name]
-            found = [composition.bucket_tokens[name] for name in names if name in composition.bucket_tokens]
-            by_category[category.name] = np.sum(found, axis=0).tolist() if found else [0] * num_buckets
-        drawn["buckets"] = figures.bucket_figure(by_category)
+        names = [share.name for share in _mixture(manifest)]
+        drawn["buckets"] = figures.bucket_figure([composition.bucket_tokens[name] for name in names])
     return drawn
 
 
