@@ -87,6 +87,14 @@ def joined_pairs(runs: TokenRuns, num_rows: int) -> tuple[Int32, Int64]:
     return pairs.ravel().astype(np.int32), 2 * np.bincount(row[index], minlength=num_rows)
 
 
+def weight_pairs(encoded: Encoded, spans: ByteSpans, num_rows: int) -> tuple[Int32, npt.NDArray[np.float32], Int64]:
+    """Return the runs of tokens inside spans with a weight: flat pairs, one weight a pair, pairs of each row."""
+    runs = tokens_inside(encoded, spans)
+    some = runs.length > 0
+    pairs = np.stack([runs.first[some], runs.length[some]], axis=1).astype(np.int32)
+    return pairs.ravel(), spans.values[some].astype(np.float32), np.bincount(runs.row[some], minlength=num_rows)
+
+
 def last_tokens(encoded: Encoded, spans: ByteSpans) -> Int32:
     """Return the id of the last token inside each span, (m,); −1 where there is none."""
     runs = tokens_inside(encoded, spans)

@@ -245,7 +245,8 @@ def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArr
     content = masking.tokens_inside(encoded, masking.to_bytes(batch, rendered.content))
     content_pairs, num_content_values = masking.flat_pairs(content, num_rows)
     part.lint.add(encoded, trained, turn_ends, num_turns, kept)
-    weight_pairs, weight_values, num_weights = _weights(rows)
+    weight_spans = masking.to_bytes(batch, rendered.weights)
+    weight_pairs, weight_values, num_weights = masking.weight_pairs(encoded, weight_spans, num_rows)
     columns = [
         list_column(encoded.ids, np.diff(encoded.row_offsets), pa.int32()),
         list_column(run_pairs, num_run_values, pa.int32()),
@@ -276,13 +277,3 @@ def _write(part: _Part, rows: _Rows, trained: masking.TokenRuns, kept: npt.NDArr
             documents.digests,
         ]
     )
-
-
-def _weights(rows: _Rows) -> tuple[masking.Int32, npt.NDArray[np.float32], masking.Int64]:
-    """Return the weight runs as flat (start, length) pairs, one value a pair, and the number of pairs of each row."""
-    spans = masking.to_bytes(rows.batch, rows.rendered.weights)
-    runs = masking.tokens_inside(rows.encoded, spans)
-    some = runs.length > 0
-    pairs = np.stack([runs.first[some], runs.length[some]], axis=1).astype(np.int32)
-    values = spans.values[some].astype(np.float32)
-    return pairs.ravel(), values, np.bincount(runs.row[some], minlength=len(rows.examples))
