@@ -19,7 +19,7 @@ from sftdata.errors import TokenizerError
 from sftdata.records import Example, InvalidRecord, Turn
 from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.jinja import JinjaTemplate
-from sftdata.templates.proof import MARKUP
+from sftdata.templates.proof import has_markup
 from sftdata.templates.render import Rendered, Template, TrainScope, render_plain, render_verbatim
 from sftdata.tokenizers.files import TokenizerFiles
 
@@ -167,7 +167,7 @@ class Renderer:
         text = plan.format % contents
         template = self._template
         if example.chat and isinstance(template, JinjaTemplate):
-            if any(not content or content.isspace() or MARKUP.search(content) for content in contents):
+            if any(not content or content.isspace() or has_markup(content) for content in contents):
                 return None
             try:
                 written = template.text(example.turns)

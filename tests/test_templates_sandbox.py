@@ -30,6 +30,7 @@ def rendered(source: str) -> str:
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
         "{% generation %}{{ messages[1].content }}{% endgeneration %}\n  {% if true %}\n  x\n  {% endif %}\n",
         "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join(',') }}",
+        "{% macro f(n) %}{{ n }}{% endmacro %}{{ f(10 ** 9) }}{{ {'id': 12345678901} | tojson }}{{ 99999999 | string }}",
         "{% for m in nothing %}x{% else %}none{% endfor %}{{ messages[:1] | list | length }}",
     ],
 )

@@ -83,17 +83,17 @@ def _dialogue(turns: Sequence[Turn], tools: Sequence[Any] | None, form: Form, le
     return Dialogue(messages, offered, leaves or [])
 
 
-def _traced(leaves: list[Leaf] | None, leaf: Leaf) -> str:
+def _traced(leaves: list[Leaf] | None, number: int, kind: str, text: str, plain_arguments: bool = False) -> str:
     if leaves is None:
-        return leaf.text
-    leaves.append(leaf)
-    return trace(leaf.text, len(leaves) - 1)
+        return text
+    leaves.append(Leaf(number, kind, text, plain_arguments))
+    return trace(text, len(leaves) - 1)
 
 
 def _message(turn: Turn, number: int, form: Form, leaves: list[Leaf] | None) -> dict[str, Any]:
     message: dict[str, Any] = {"role": turn.role}
     if turn.spans or not form.null:
-        content = _traced(leaves, Leaf(number, CONTENT, turn.content))
+        content = _traced(leaves, number, CONTENT, turn.content)
         message["content"] = _parts(turn, content) if form.parts else content
     else:
         message["content"] = None
@@ -102,7 +102,7 @@ def _message(turn: Turn, number: int, form: Form, leaves: list[Leaf] | None) -> 
         if turn.fields.get("tool_calls"):
             message["tool_calls"] = [_call(call, number, form, leaves) for call in turn.fields["tool_calls"]]
     if turn.reasoning is not None:  # under the names that templates read too, as transformers does
-        reasoning = _traced(leaves, Leaf(number, REASONING, turn.reasoning.text))
+        reasoning = _traced(leaves, number, REASONING, turn.reasoning.text)
         message |= dict.fromkeys(("thinking", "reasoning_content", *map(str, turn.reasoning.path[-1:])), reasoning)
     return message
 
@@ -141,7 +141,7 @@ def _arguments(value: Any, number: int, wanted: type | None, leaves: list[Leaf] 
     elif wanted is str and isinstance(value, dict):
         value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
-        return _traced(leaves, Leaf(number, CALL, value, plain_arguments=isinstance(_parsed(value), dict)))
+        return _traced(leaves, number, CALL, value, isinstance(_parsed(value), dict))
     return _tree(value, number, CALL, leaves)
 
 
@@ -157,7 +157,7 @@ def _tree(value: Any, number: int, kind: str, leaves: list[Leaf] | None) -> Any:
     if leaves is None:
         return value
     if isinstance(value, str):
-        return _traced(leaves, Leaf(number, kind, value))
+        return _traced(leaves, number, kind, value)
     if isinstance(value, dict):
         return {_tree(name, number, kind, leaves): _tree(item, number, kind, leaves) for name, item in value.items()}
     if isinstance(value, list):

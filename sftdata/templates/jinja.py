@@ -68,9 +68,11 @@ class JinjaTemplate:
         """What ends an answer, as seen; else the tokenizer's EOS."""
         return self.habits.stop_token or self.tokens.get("eos_token", "")
 
-    def text(self, turns: Sequence[Turn], tools: Tools = None) -> str:
-        """Return a dialogue's text, of which nothing is proven. Raises InvalidRecord (`template_raised`)."""
-        return self._write(plain_dialogue(turns, tools, Form(self.habits.parts)), False)
+    def text(self, turns: Sequence[Turn]) -> str:
+        """Return the text of turns without reasoning or calls, of which nothing is proven. Raises InvalidRecord."""
+        if self.habits.parts:
+            return self._write(plain_dialogue(turns, None, Form(parts=True)), False)
+        return self._write(Dialogue([{"role": turn.role, "content": turn.content} for turn in turns], None, []), False)
 
     def render(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools = None) -> Rendered:
         """Render a dialogue and prove its mask. Raises InvalidRecord (`template_raised`, `mask_unproven`)."""
@@ -97,9 +99,15 @@ class JinjaTemplate:
         raise refusals[0]
 
     def _write(self, given: Dialogue, add_generation_prompt: bool) -> str:
-        variables = {**self.tokens, "messages": given.messages, "tools": given.tools, "documents": None}
+        variables = {
+            **self.tokens,
+            "messages": given.messages,
+            "tools": given.tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return render(self.compiled, {**variables, "add_generation_prompt": add_generation_prompt})
+            return render(self.compiled, variables, tracing=bool(given.leaves))
         except Exception as error:  # a foreign program: whatever it raises is its refusal of this dialogue
             detail = str(error).partition("\n")[0] or type(error).__name__
             raise InvalidRecord("template_raised", f"template {self.name!r}: {detail}") from error

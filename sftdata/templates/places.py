@@ -57,11 +57,12 @@ def observed_habits(asked: str, prompt: str, written: Written, parts: bool, stop
     text = written.text
     lead = text[len(prompt) : start] if text.startswith(prompt) else ""
     added = prompt[len(asked) :] if prompt.startswith(asked) else ""
+    header = added if added.strip() else lead  # a template without a generation prompt may have a header all the same
     stopped = _any_of(stops).search(text, end)
     return Habits(
         parts=parts,
         prompt=added,
-        header=_EMPTY_AT_END.sub("", _OPENED_REASONING.sub("", added)),
+        header=_EMPTY_AT_END.sub("", _OPENED_REASONING.sub("", header)),
         lead=lead if lead.isspace() else "",
         closing=text[end : stopped.start()].strip() if stopped else "",
         stop_token=stopped[0] if stopped else "",
@@ -119,7 +120,7 @@ class _Turn(NamedTuple):
         blank = _SPACE.match(text, stop, self.bounds[1])
         after = blank.end() if stopped and blank else stop
         if answers:
-            start = self._answer_start(start)
+            start = self._answer_start(start, stops)
             if any(start < low and high < stop and owner != self.number for low, high, owner in self.written.found.texts):
                 raise Unproven(f"a text of another turn stands inside turn {self.number}")
         return Place(turn, start, tuple(runs), stop, after)
@@ -138,7 +139,7 @@ class _Turn(NamedTuple):
         found = pattern.match(text, blank.end(), high) if blank else None
         return (closing.end() if closing else end, found.end()) if found else None
 
-    def _answer_start(self, first: int) -> int:
+    def _answer_start(self, first: int, stops: Sequence[str]) -> int:
         """Return where the model begins to write an answer whose first text begins at `first`. Raises Unproven."""
         text, turn, low = self.written.text, self.written.turns[self.number], self.bounds[0]
         start = self._after_header(first)
@@ -147,7 +148,7 @@ class _Turn(NamedTuple):
             if kind == dialogue.CONTENT and not _OPENED_REASONING.search(text, low, first):
                 lead = self.habits.lead
                 return first - len(lead) if lead and text.endswith(lead, low, first) else first
-            start = self._after_prompt(first)
+            start = self._after_prompt(first, stops)
         empty, own = EMPTY_REASONING.match(text, start, first), EMPTY_REASONING.match(turn.content)
         if empty and (own is None or empty[0].split() != own[0].split()):
             return empty.end()  # the template says that there is no reasoning; the record does not
@@ -167,18 +168,20 @@ class _Turn(NamedTuple):
             place = text.rfind(header, low, end - 1)
         return None
 
-    def _after_prompt(self, first: int) -> int:
+    def _after_prompt(self, first: int, stops: Sequence[str]) -> int:
         """Return where an answer begins, from what the prompt for it writes after the texts before it. Raises Unproven."""
         unknown = f"where the answer of turn {self.number} begins is not known"
         try:
             prompt = self.written.prompt_before(self.number)
         except InvalidRecord as error:
             raise Unproven(f"{unknown}: {error.detail}") from error
-        after = prompt[max((run.end for run in runs_of(prompt)), default=0) :]
+        text = self.written.text
+        after = prompt[max((run.end for run in runs_of(prompt) if run.start < run.end), default=0) :]
         glue = max((stop for _, stop, _ in self.written.found.texts if stop <= first), default=0)
-        if not self.written.text.startswith(after, glue) or glue + len(after) > first:
-            raise Unproven(unknown)
-        return glue + len(after)
+        start = glue + len(after)
+        if not text.startswith(after, glue) or start > first or _any_of(stops).search(text, start, first):
+            raise Unproven(unknown)  # neither the prompt nor what ends the turn before is the model's to write
+        return start
 
 
 def _says(turn: Turn, last: Run, leaves: Sequence[Leaf]) -> bool:

@@ -31,8 +31,7 @@ REASONING_TAGS = (
 
 _REASONING_END = re.compile("|".join(re.escape(end) for _, end in REASONING_TAGS))
 EMPTY_REASONING = re.compile(r"\s*(?:" + "|".join(rf"{re.escape(a)}\s*{re.escape(b)}" for a, b in REASONING_TAGS) + r")\s*")
-MARKUP = re.compile(_REASONING_END.pattern + r"|</?(?:think|tool_call|tool_response)>")
-"""Tags that templates look for in a content: what a template does to it cannot be known from another content."""
+_MARKUP = re.compile(_REASONING_END.pattern + r"|</?(?:think|tool_call|tool_response)>")
 
 _PRIVATE_USE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 _BLOCKS = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
@@ -64,6 +63,11 @@ def free_block(texts: Sequence[str], size: int) -> int:
     raise Unproven(f"no {size} private-use characters are free to mark the texts with")
 
 
+def has_markup(content: str) -> bool:
+    """Say whether a content holds tags that templates look for: what they do to it cannot be known from another content."""
+    return ("<" in content or "[/" in content) and _MARKUP.search(content) is not None
+
+
 def reasoning_end(content: str) -> int:
     """Return where the reasoning in an answer's content ends, its tag and the whitespace after it included; 0 without one."""
     ends = [match.end() for match in _REASONING_END.finditer(content)]
@@ -89,9 +93,23 @@ def find_texts(plain: str, traced: str, turns: Sequence[Turn], leaves: Sequence[
             raise Unproven(f"the template changes the order of the {leaf.kind} of turn {leaf.turn}")
         if checked:
             pieces.setdefault(leaf.turn, []).extend(checked)
-    pieces = {turn: sorted(run for run in found if run.start < run.end) or found[:1] for turn, found in pieces.items()}
+    pieces = {turn: _near(sorted(found), turn, texts) for turn, found in pieces.items()}
     _check_order(pieces, turns)
     return Found(pieces, texts)
+
+
+def _near(found: list[Run], turn: int, texts: Sequence[tuple[int, int, int]]) -> list[Run]:
+    """Return a turn's runs without empty ones that another turn's text parts from its others: an empty content is anywhere."""
+    solid = [run for run in found if run.start < run.end]
+    if not solid or len(solid) == len(found):
+        return found[:1] if not solid else found
+    others = [low for low, _, owner in texts if owner != turn]
+
+    def parted(run: Run) -> bool:
+        first, last = sorted((run.start, solid[-1].end if run.start >= solid[-1].end else solid[0].start))
+        return any(first <= low < last for low in others)
+
+    return [run for run in found if run.start < run.end or not parted(run)]
 
 
 def _checked(leaf: Leaf, turns: Sequence[Turn], plain: str, runs: Iterable[Run]) -> list[Run]:

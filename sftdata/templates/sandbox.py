@@ -24,7 +24,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 from jinja2.visitor import NodeTransformer
@@ -97,7 +97,8 @@ def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute
 
 
 FOLLOWED = frozenset({"d", "default", "first", "join", "last", "max", "min", "string", "sum", "tojson", "trim"})
-"""Filters whose text is traced where their arguments are; what others make of a traced text counts as changed."""
+"""Filters whose text is traced where their arguments are; what others make of a traced text counts as changed. None of these
+makes more text than it is given, so that a large number does no harm in them."""
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
@@ -109,6 +110,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         self.steps = 0
+        self.tracing = False
         self.filters |= {"tojson": _to_json, "join": _join}
         del self.filters["random"], self.globals["lipsum"]
         self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
@@ -132,11 +134,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def limited(*args: Any, **options: Any) -> Any:
-            _check_arguments(args, options)
+            if not followed:
+                _check_arguments(args, options)
             if name == "format":
                 _check_format(args[0])
             made = self.spend(function(*args, **options))
-            return made if followed else _changed(made, args)
+            return traced.changed(made, args) if self.tracing and not followed and type(made) is str else made
 
         return limited
 
@@ -150,15 +153,23 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call from a template: count it and refuse arguments that make a giant of a small text."""
+        __self.spend()
+        if __obj.__class__ is Macro or __obj is _Namespace:
+            return __self.spend(super().call(__context, __obj, *args, **kwargs))
         _check_arguments(args, kwargs)
         if getattr(__obj, "__name__", "") in ("format", "format_map"):
             _check_format(getattr(getattr(__obj, "__wrapped__", __obj), "__self__", ""))  # the sandbox wraps str.format
-        __self.spend()
+        if __self.tracing:
+            return __self.spend(__self._call_traced(__context, __obj, *args, **kwargs))
+        return __self.spend(super().call(__context, __obj, *args, **kwargs))
+
+    def _call_traced(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call, with the methods of a plain text following what traced texts they are given."""
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
         if type(owner) is str and __obj.__name__ == "join":
-            return __self.spend(traced.join(owner, *args))
-        made = __self.spend(super().call(__context, __obj, *args, **kwargs))
-        return _changed(made, (args, kwargs)) if type(owner) is str else made
+            return traced.join(owner, *args)
+        made = super().call(__context, __obj, *args, **kwargs)
+        return traced.changed(made, (args, kwargs)) if type(owner) is str and type(made) is str else made
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Calculate in a template: refuse what makes a giant of small operands."""
@@ -167,12 +178,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         elif operator in ("*", "**"):
             _check_product(operator, left, right)
         made = self.spend(super().call_binop(context, operator, left, right))
-        return _changed(made, (left, right)) if operator == "%" else made
-
-
-def _changed(made: Any, given: Any) -> Any:
-    """Return what was made of some values: a plain text of traced ones is one that could not be followed."""
-    return traced.changed(made, given) if type(made) is str else made
+        return traced.changed(made, (left, right)) if self.tracing and operator == "%" and type(made) is str else made
 
 
 def _check_arguments(args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -227,11 +233,15 @@ def compile_template(source: str) -> Template:
     return Template.from_code(environment, environment.compile(tree), environment.make_globals(None))
 
 
-def render(template: Template, variables: Mapping[str, Any]) -> str:
-    """Render within the limits; the steps are counted anew. Raises whatever the template raises."""
+def render(template: Template, variables: Mapping[str, Any], *, tracing: bool = False) -> str:
+    """Render within the limits; the steps are counted anew. Raises whatever the template raises.
+
+    `tracing`: texts among the variables are traced, and so is what is returned.
+    """
     environment: Environment = template.environment
     assert isinstance(environment, LimitedEnvironment)
     environment.steps = 0
+    environment.tracing = tracing
     written: list[str] = []
     length = 0
     for text in template.generate(variables):
@@ -239,4 +249,4 @@ def render(template: Template, variables: Mapping[str, Any]) -> str:
         length += len(text)
         if length > MAX_OUTPUT:
             raise SecurityError(f"the template writes more than {MAX_OUTPUT:,} characters")
-    return traced.concat(written)
+    return traced.concat(written) if tracing else "".join(written)
