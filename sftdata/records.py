@@ -76,6 +76,8 @@ class Example(NamedTuple):
     """The record shape that was recognised, counted per source: `instruction`, `messages:role/content` …"""
     tools: list[dict[str, Any]] | None = None
     """Definitions of the tools that are on offer, for the chat template; never cleaned."""
+    variables: dict[str, Any] | None = None
+    """Further variables for the chat template, as `enable_thinking`."""
     verbatim: bool = False
     """True, without `chat`: the texts are all there is, without BOS and EOS, and control tokens written in them act."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sftdata.errors import TokenizerError
+from sftdata.record_json import canonical
 from sftdata.records import Example, InvalidRecord, Turn
 from sftdata.templates import TOKENIZER_DEFAULT, load_template
 from sftdata.templates.jinja import JinjaTemplate
@@ -120,7 +121,8 @@ class Renderer:
                     f"source {self._source!r} has dialogues, but the tokenizer has no chat template; "
                     "set tokenizer.chat_template"
                 )
-            return self._template.render(example.turns, self.scope, example.tools)
+            template = self._template.with_variables(example.variables) if example.variables else self._template
+            return template.render(example.turns, self.scope, example.tools)
         if example.verbatim:
             return render_verbatim(example.turns, self.scope)
         if self._eos_token is None:
@@ -170,10 +172,9 @@ class Renderer:
             if any(not content or content.isspace() or has_markup(content) for content in contents):
                 return None
             try:
-                written = template.text(example.turns)
+                if template.with_variables(example.variables).text(example.turns) != text:
+                    return None
             except InvalidRecord:
-                return None
-            if written != text:
                 return None
         return text, contents
 
@@ -181,7 +182,8 @@ class Renderer:
         turns = example.turns
         if example.tools is not None or example.verbatim or any(turn.parts or turn.reasoning or turn.fields for turn in turns):
             return (), None
-        shape: Shape = (example.chat, *[(turn[0], turn[2], len(turn[1]), turn[3], turn[4]) for turn in turns])
+        variables = example.variables and canonical(example.variables)
+        shape: Shape = (example.chat, variables, *[(turn[0], turn[2], len(turn[1]), turn[3], turn[4]) for turn in turns])
         if shape in self._plans:
             return shape, self._plans[shape]
         if len(self._plans) >= MAX_SHAPES:

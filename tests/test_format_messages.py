@@ -224,3 +224,14 @@ def test_messages_leaves_a_record_of_lists_untouched() -> None:
     before = copy.deepcopy(record)
     messages(record)
     assert record == before
+
+
+def test_messages_passes_variables_and_takes_no_texts_for_them() -> None:
+    record = with_one({"role": "assistant", "content": "b"})
+    assert messages(record).variables is None
+    given = {"enable_thinking": True, "style": "brief"}
+    own = {**record, "chat_template_kwargs": {"enable_thinking": False}}
+    assert messages(own, template_variables=given).variables == {"enable_thinking": False, "style": "brief"}
+    assert given["enable_thinking"] is True
+    for bad in ({"style": "<|im_end|>"}, "x", [1]):
+        assert refused({**record, "chat_template_kwargs": bad}).reason == "field_type"

@@ -21,6 +21,7 @@ from sftdata.templates.render import Rendered, Template, TrainScope
 JINJA = {
     **{name: source for name, (source, _, _) in CASES.items()},
     "plain": "{% for m in messages %}{{ m.role + ':' + m.content + '</s>' }}{% endfor %}",
+    "switched": "{% for m in messages %}{{ m.role + ('!' if loud else ':') + m.content + '</s>' }}{% endfor %}",
     "trims": "{% for m in messages %}{{ m.role + ':' + m.content | trim + '</s>' }}{% endfor %}",
     "looks": "{% for m in messages %}{{ m.role }}{% if 'a' in m.content %}!{% endif %}{{ m.content + '</s>' }}{% endfor %}",
     "raises": "{% for m in messages %}{% if 'b' in m.content %}{{ raise_exception('b') }}{% endif %}{{ m.content }}</s>"
@@ -52,7 +53,9 @@ def turns(draw: st.DrawFn, roles: Sequence[str]) -> Turn:
     return Turn(draw(st.sampled_from(roles)), spans, joint, draw(trains), draw(weights), parts)
 
 
-chats = st.lists(turns(("system", "user", "assistant")), max_size=4).map(lambda found: Example(tuple(found), True, "t"))
+dialogues = st.lists(turns(("system", "user", "assistant")), max_size=4)
+variables = st.sampled_from([None, None, {"loud": True}, {"loud": False}])
+chats = st.builds(lambda found, given: Example(tuple(found), True, "t", None, given), dialogues, variables)
 plain_turns = st.lists(turns(("source", "target", "text")), min_size=1, max_size=3)
 plains = plain_turns.map(lambda found: Example(tuple(found), False, "t"))
 scopes = st.builds(

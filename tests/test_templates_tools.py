@@ -206,3 +206,25 @@ def test_built_in_templates_refuse_what_they_have_no_place_for(name: str) -> Non
         with pytest.raises(InvalidRecord, match=what) as caught:
             built_in.render(turns, SCOPE, tools)
         assert caught.value.reason == "template_raised"
+
+
+SWITCHED = "{% if think %}THINK {% endif %}" + HERMES + "{% if add_generation_prompt and not think %}<think></think>{% endif %}"
+
+
+def test_variables_reach_the_template_and_its_habits() -> None:
+    loaded = template(SWITCHED)
+    on, off = loaded.with_variables({"think": True}), loaded.with_variables({"think": False})
+    assert on.render(THINKING, SCOPE).text == "THINK " + off.render(THINKING, SCOPE).text
+    assert on.prompt(THINKING[:1]).endswith("assistant\n") and off.prompt(THINKING[:1]).endswith("<think></think>")
+    assert trained(on.render(THINKING, SCOPE)) == trained(off.render(THINKING, SCOPE)) != []
+    assert loaded.with_variables({"think": True}) is on and loaded.with_variables(None) is loaded
+    for number in range(200):
+        loaded.with_variables({"think": number})
+    assert loaded.with_variables({"messages": []}).render(THINKING, SCOPE).trained
+
+
+def test_built_in_templates_have_no_variables() -> None:
+    built_in = load_template("chatml", tokenizer_template=None, bos_token=None, eos_token=None)
+    assert built_in.with_variables(None) is built_in
+    with pytest.raises(InvalidRecord, match="has no variables; think was given"):
+        built_in.with_variables({"think": True})

@@ -47,6 +47,7 @@ def messages(
     system: str | None = None,
     roles: dict[str, str] | None = None,
     tools: str | None = "tools",
+    template_variables: dict[str, Any] | None = None,
 ) -> Example:
     """Take a list of messages: OpenAI role/content, ShareGPT from/value, Colossal from/content, or content parts.
 
@@ -54,7 +55,10 @@ def messages(
     prompt outside the list, `tools` one with tool definitions (null leaves them out), `roles` maps more role names
     ({narrator: assistant}). A message may carry `tool_calls` and `reasoning_content`, and it or a content part
     {type: text, text|value: ...} may carry `train: true|false` and `weight` or `loss_weight` (0 is never trained). A list
-    stored as JSON text is parsed and **replaces the text in the record**, so that paths lead into it. Raises InvalidRecord.
+    stored as JSON text is parsed and **replaces the text in the record**, so that paths lead into it.
+
+    `template_variables` are set for the chat template ({enable_thinking: false}); those of a record's own field
+    `chat_template_kwargs`, which may only be switches and numbers, go before them. Raises InvalidRecord.
     """
     name = messages if messages is not None else _find_field(record)
     items = _message_list(record, name)
@@ -69,7 +73,16 @@ def messages(
         turns.insert(0, _system_turn(record, system, turns[0]))
     offered = None if tools is None else tool_definitions(record, tools)
     shape = _shape(shapes) + ("+tools" if offered or any(turn.fields for turn in turns) else "")
-    return Example(tuple(turns), True, shape, offered)
+    return Example(tuple(turns), True, shape, offered, _variables(record, template_variables))
+
+
+def _variables(record: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any] | None:
+    own = record.get("chat_template_kwargs")
+    if not own:
+        return given
+    if not isinstance(own, dict) or not all(value is None or isinstance(value, (bool, int, float)) for value in own.values()):
+        raise InvalidRecord("field_type", "field 'chat_template_kwargs' may hold switches and numbers, no texts")
+    return {**(given or {}), **own}
 
 
 def _find_field(record: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Chat templates: from the turns of an example to its text and the characters that are trained.
 
 `load_template` gives either kind: built-in templates are lists of segments (`built_in.py`, one YAML file each), all others are
-Jinja text whose masks are proven (`jinja.py`, `proof.py`, `sandbox.py`). What both share, and plain examples that need no
-template, is in `render.py`.
+Jinja text. Such a template is rendered in a sandbox (`sandbox.py`) from messages (`dialogue.py`) whose texts know where they
+came from (`traced.py`); so it is proven where each of them stands (`proof.py`), and what of each turn the model writes
+(`places.py`). What both kinds share, and plain examples that need no template, is in `render.py`.
 """
 
 from __future__ import annotations

@@ -128,6 +128,12 @@ class SegmentTemplate:
             places.append(Place(turn, start, pieces, stop, position))
         return assemble("".join(texts), places, scope, len(self.begin))
 
+    def with_variables(self, variables: dict[str, Any] | None) -> SegmentTemplate:
+        """Return the template itself: it has no variables. Raises InvalidRecord (`template_raised`) where some are given."""
+        if variables:
+            raise InvalidRecord("template_raised", f"template {self.name!r} has no variables; {', '.join(variables)} was given")
+        return self
+
     def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""
         text = self.render(turns, TrainScope(), tools).text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from sftdata.errors import TemplateError
+from sftdata.record_json import canonical
 from sftdata.records import InvalidRecord, Span, Turn
 from sftdata.templates.dialogue import Dialogue, Form, forms, plain_dialogue, traced_dialogue
 from sftdata.templates.places import Habits, Written, check_trainable, find_places, observed_habits
@@ -16,6 +18,8 @@ from sftdata.templates.proof import Unproven, find_texts
 from sftdata.templates.render import Rendered, Tools, TrainScope, assemble, trained_turns
 from sftdata.templates.sandbox import compile_template, render
 
+MAX_VARIANTS = 64
+"""Sets of variables remembered; past that many the memory is cleared."""
 TURN_ENDS = (
     "<|im_end|>",
     "<|eot_id|>",
@@ -57,6 +61,9 @@ class JinjaTemplate:
     """The tokens that end a turn, longest first."""
     habits: Habits
     special_tokens: tuple[str, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    variants: dict[str, JinjaTemplate] = field(default_factory=dict)
+    """The template with other variables, by their JSON text."""
 
     @property
     def bos_token(self) -> str | None:
@@ -67,6 +74,18 @@ class JinjaTemplate:
     def stop_token(self) -> str:
         """What ends an answer, as seen; else the tokenizer's EOS."""
         return self.habits.stop_token or self.tokens.get("eos_token", "")
+
+    def with_variables(self, variables: dict[str, Any] | None) -> JinjaTemplate:
+        """Return the template with further variables set; its habits may be others with them."""
+        if not variables:
+            return self
+        key = canonical(variables)
+        if key not in self.variants:
+            if len(self.variants) >= MAX_VARIANTS:
+                self.variants.clear()
+            made = replace(self, variables=variables, variants={}, habits=Habits())
+            self.variants[key] = replace(made, habits=_observe(made))
+        return self.variants[key]
 
     def text(self, turns: Sequence[Turn]) -> str:
         """Return the text of turns without reasoning or calls, of which nothing is proven. Raises InvalidRecord."""
@@ -101,6 +120,7 @@ class JinjaTemplate:
     def _write(self, given: Dialogue, add_generation_prompt: bool) -> str:
         variables = {
             **self.tokens,
+            **self.variables,
             "messages": given.messages,
             "tools": given.tools,
             "documents": None,

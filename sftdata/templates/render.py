@@ -108,6 +108,9 @@ class Template(Protocol):
     def render(self, turns: Sequence[Turn], scope: TrainScope, tools: Tools = None) -> Rendered:
         """Render a dialogue, with the tools that are on offer. Raises InvalidRecord (`template_raised`, `mask_unproven`)."""
 
+    def with_variables(self, variables: dict[str, Any] | None) -> Template:
+        """Return the template with further variables set, as `enable_thinking`. Raises InvalidRecord (`template_raised`)."""
+
     def prompt(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         """Return the text of a dialogue up to where the assistant shall go on. Raises InvalidRecord."""
 
