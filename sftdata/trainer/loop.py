@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError, TrainingError
 from sftdata.shards import Shards, Split, open_shards
+from sftdata.tokenizers.files import read_new_tokens
 from sftdata.trainer import isolation, saving
 from sftdata.trainer.curves import TRAIN, VALIDATION, Curve, write_curves
 from sftdata.trainer.data import Collator, choose_collator
@@ -121,7 +122,8 @@ def run_job(job: Job, out: Path, temporary: Path, report: Report) -> TrainResult
     started = time.monotonic()
     set_seed(job.settings.seed)
     window = max(job.facts.longest_row, int(job.shards.manifest.get("sequence_len") or 0))
-    model = make_model(job.settings, job.tokenizer, window, job.precision)
+    new_tokens = read_new_tokens(job.shards.tokenizer_folder)
+    model = make_model(job.settings, job.tokenizer, window, job.precision, new_tokens)
     check_fit(job, model)
     for line in parameter_table(model):
         report(line)

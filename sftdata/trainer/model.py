@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from sftdata.errors import RecipeError, TokenizerError, TrainingError, suggest
+from sftdata.tokenizers.files import NewToken
+from sftdata.trainer.new_rows import set_new_rows, unknown_to
 from sftdata.trainer.settings import TrainSettings
 
 EMBEDDING_MULTIPLE = 64
@@ -91,17 +93,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def make_model(
-    settings: TrainSettings, tokenizer: PreTrainedTokenizerFast, window: int, precision: Precision
+    settings: TrainSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    window: int,
+    precision: Precision,
+    new_tokens: Sequence[NewToken] = (),
 ) -> Any:
     """Return the model in float32 on the CPU, its token ids and generation settings those of the tokenizer.
 
     `window` is the number of positions of a model from scratch that names none. The base of an adapter is loaded in the
-    precision of the run, since its weights are never updated. Raises RecipeError, TrainingError.
+    precision of the run, since its weights are never updated. The rows of `new_tokens` that a base lacks begin as the means of
+    the tokens that they were made of. Raises RecipeError, TokenizerError, TrainingError.
     """
     if settings.base_model is not None:
         dtype = precision.dtype if settings.adapter else torch.float32
         model = load_base(settings.base_model, dtype)
-        grown = fit_embeddings(model, len(tokenizer))
+        num_rows = model.get_input_embeddings().weight.shape[0]
+        unknown = unknown_to(settings.base_model, new_tokens, num_rows)
+        grown = fit_embeddings(model, len(tokenizer)) or bool(unknown)
+        set_new_rows(model, unknown, num_rows)
     else:
         model, grown = _from_config(settings.model or {}, len(tokenizer), window), False
     align_tokens(model, tokenizer)
