@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sftdata import __version__, screen
-from sftdata.commands import build, keep, look, model
+from sftdata.commands import build, keep, look, model, tokenizer
 from sftdata.errors import SftdataError, StorageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -67,5 +67,6 @@ for command in (
     keep.gc,
     model.train,
     model.generate,
+    tokenizer.tokenizer,
 ):
     main.add_command(command)

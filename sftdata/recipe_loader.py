@@ -100,7 +100,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-PATHS = (("tokenizer", "path"), ("tokenizer", "chat_template"))
+PATHS = (("tokenizer", "path"), ("tokenizer", "chat_template"), ("tokenizer", "extend", "pieces"))
 """Where values are paths, `path` of a source aside: in the recipe relative to it, in `--set` to the current folder."""
 
 

@@ -22,13 +22,17 @@ from sftdata.tokenizers.extend import dead_pieces, extend, read_pieces, report
 from sftdata.tokenizers.files import TokenizerFiles
 from sftdata.tokenizers.learn import END_OF_TEXT, learn
 from sftdata.tokenizers.self_check import NUM_TEXTS, added_around, find_traps, hidden_text
+from sftdata.tokenizers.texts import read_texts
+
+NUM_FILE_TEXTS = 10_000
+"""Lines of given files on which an extended vocabulary is measured."""
 
 
 def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Write the tokenizer folder of a build into `folder`; return what was added, which engine will encode, and its traps.
 
-    `spec`: `path` or `train` (options), `extend` (options, may be missing), `template`, `sources` (parts whose texts it is
-    learned from or checked on; may be missing, then it is checked on none), `decisions`. Raises TokenizerError for files that
+    `spec`: `path` or `train` (options), `extend` (options, may be missing), `template`, and what it is learned from or checked
+    on, which may be missing: `sources` (parts) with `decisions`, or `files` with `field`. Raises TokenizerError for files that
     cannot be read or extended, for a conversion that gives other ids, and for a template whose control tokens the tokenizer
     does not recognise.
     """
@@ -63,7 +67,9 @@ def make_tokenizer(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample(spec: dict[str, Any]) -> list[str]:
-    """Return some texts of every part."""
+    """Return some texts of every part, or the first of the files."""
+    if spec.get("files"):
+        return list(islice(_file_texts(spec), NUM_FILE_TEXTS)) if spec["path"] is not None else []
     parts = spec.get("sources") or []
     return [text for part in parts for text in islice(_texts(part, spec, split=None), -(-NUM_TEXTS // len(parts)))]
 
@@ -112,8 +118,15 @@ def _learned(spec: dict[str, Any]) -> TokenizerFiles:
 
 def _training_texts(spec: dict[str, Any]) -> Iterator[str]:
     """Yield the cleaned texts of the rows that are kept and lie in the training split, in row order."""
+    if spec.get("files"):
+        yield from _file_texts(spec)
+        return
     for part in spec["sources"]:
         yield from _texts(part, spec, split=0)
+
+
+def _file_texts(spec: dict[str, Any]) -> Iterator[str]:
+    return read_texts([Path(path) for path in spec["files"]], spec["field"])
 
 
 def _texts(part: dict[str, Any], spec: dict[str, Any], *, split: int | None) -> Iterator[str]:

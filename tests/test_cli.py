@@ -30,6 +30,7 @@ COMMANDS = {
     "why": ["--help", "--json"],
     "export": ["--allow-code", "--form", "--help", "--json", "--out", "--to", "--work-dir"],
     "repair": ["--allow-code", "--help", "--json", "--recipe", "--set", "--work-dir", "--workers"],
+    "tokenizer": ["--help"],
     "gc": ["--allow-code", "--dry-run", "--help", "--json", "--work-dir"],
 }
 

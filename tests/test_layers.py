@@ -13,7 +13,10 @@ PACKAGE = Path(sftdata.__file__).parent
 
 STAGES = {"preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
 
-COMPOSERS = {"pipeline", "ingesting", "repairing", "garbage", "views.preview", "commands", "screen", "__init__", "__main__"}
+COMPOSERS = {
+    "pipeline", "ingesting", "tokenizer_building", "repairing", "garbage", "views.preview", "commands", "screen", "__init__",
+    "__main__",
+}  # fmt: skip
 """The modules that put stages together, or stand above them."""
 
 
