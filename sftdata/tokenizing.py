@@ -33,7 +33,7 @@ from sftdata.templates.jinja import TURN_ENDS
 from sftdata.templates.render import scope_of
 from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, concatenate, open_encoder
-from sftdata.tokenizers.engine import EnginesDiffer
+from sftdata.tokenizers.engine import EnginesDiffer, text_number
 from sftdata.tokenizing_compat import Writers, tokenize_as_published
 
 
@@ -147,7 +147,8 @@ def _tokenize_batch(part: _Part, documents: Documents) -> None:
     if not examples:
         return
     batch = concatenate(rendered.texts)
-    rows = _Rows(documents, examples, rendered, batch, part.encoder.encode(batch, part.counts["kept"]))
+    encoded = part.encoder.encode(batch, text_number(part.spec["part"], part.counts["kept"]))
+    rows = _Rows(documents, examples, rendered, batch, encoded)
     dropped: set[int] = set()
     unproven: dict[int, InvalidRecord] = {}
     if part.spec["tokenize"]["control_tokens"] != "allow":

@@ -147,7 +147,15 @@ def test_a_class_that_rebuilds_the_tokenizer_is_named_with_a_count(tmp_path: Pat
         (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         found = traps(folder)
         assert bool(found) == bool(expected)
-        assert all(f"the class {name} " in line and f"gives other ids for {expected} texts" in line for line in found)
+        assert all(f"the class {name} " in line and f"gives other ids, for {expected} texts" in line for line in found)
+
+
+def test_a_class_that_differs_only_after_control_tokens_is_named_too(tmp_path: Path) -> None:
+    folder = write_family(tmp_path, "sentencepiece")
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    [line] = traps(folder, ["The gate"])
+    assert "for 0 of 1 texts of the data and for 4 of 5 texts as templates make them, as '  x'" in line
 
 
 def test_a_class_that_cannot_open_the_tokenizer_is_named_and_no_code_of_the_folder_runs(tmp_path: Path) -> None:

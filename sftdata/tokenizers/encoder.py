@@ -19,7 +19,7 @@ import orjson
 
 from sftdata import storage
 from sftdata.tokenizers.control import ControlTokens, escaped_json
-from sftdata.tokenizers.engine import EnginesDiffer, open_fast_engine
+from sftdata.tokenizers.engine import EnginesDiffer, open_fast_engine, quoted
 from sftdata.tokenizers.files import load, read_text
 from sftdata.tokenizers.token_bytes import TokenBytes, read_token_bytes
 
@@ -103,8 +103,7 @@ class Encoder:
     def encode(self, batch: Batch, first_text: int = 0) -> Encoded:
         """Encode a batch of texts; added tokens in them become their ids, nothing is put before or after.
 
-        `first_text`: the number of texts of the same part before, from which follows which of these are checked. Raises
-        EnginesDiffer.
+        `first_text`: the `text_number` of the first, from which follows which of them are checked. Raises EnginesDiffer.
         """
         if self._token_bytes is None:
             return splice(batch, None, self._with_offsets(batch, range(len(batch.texts))))
@@ -117,7 +116,7 @@ class Encoder:
         again = self._with_offsets(batch, unproven)
         for row, (row_ids, _) in again.items():
             if list(row_ids) != ids[row_offsets[row] : row_offsets[row + 1]].tolist():
-                raise EnginesDiffer(f"text {first_text + row}")
+                raise EnginesDiffer(quoted(batch.texts[row]))
         return splice(batch, fast, again)
 
     def _ids(self, texts: Sequence[str], first_text: int) -> tuple[Int32, Int64]:

@@ -16,10 +16,16 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 NUM_FIRST = 100
-"""Texts at the beginning of every part that both engines encode."""
+"""Texts at the beginning of each of the first parts that both engines encode."""
+
+NUM_FIRST_PARTS = 8
+"""So many parts have such a beginning: where every page is a part of its own, all texts would be encoded twice."""
+
+PART_STRIDE = 7919
+"""What lies between the numbers of two parts' texts; no multiple of SAMPLE_EVERY, so that other rows are checked in each."""
 
 SAMPLE_EVERY = 997
-"""One text in so many, of those after the first, that both engines encode."""
+"""One text in so many of the others that both engines encode."""
 
 CACHE_BYTES = 32 << 20
 """Memory for the texts between two added tokens, such as system prompts, that are not encoded again when they come again."""
@@ -37,7 +43,17 @@ NUM_PIECES = 300
 
 
 class EnginesDiffer(Exception):
-    """The fast engine gave other ids than `tokenizers` on a sample; its text says where."""
+    """The fast engine gave other ids than `tokenizers` for a text; the error's text quotes it."""
+
+
+def text_number(part: int, number: int) -> int:
+    """Return the number by which a text is checked or not. part: its part's. number: of texts before it in the part."""
+    return number if part < NUM_FIRST_PARTS else NUM_FIRST + part * PART_STRIDE + number
+
+
+def quoted(text: str) -> str:
+    """Return the beginning of a text for a message."""
+    return repr(text[:60])
 
 
 class FastEngine:
@@ -51,7 +67,7 @@ class FastEngine:
         self._num_ids: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str], first_text: int) -> tuple[Int32, Int64]:
-        """Return (ids, row_offsets) of the texts, which are those of a part from number `first_text` on.
+        """Return (ids, row_offsets) of the texts; `first_text` is the `text_number` of the first.
 
         Which of them are checked depends on that number alone, so that the outcome does not depend on who encodes what. Raises
         EnginesDiffer.
@@ -60,14 +76,14 @@ class FastEngine:
             ids, row_offsets = _flat(self._engine, texts)
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # a panic of Rust is no Exception
-                raise EnginesDiffer(f"text {first_text} and those after it: fastokens failed: {error}") from error
+                raise EnginesDiffer(f"{quoted(texts[0])} and those after it, on which it failed ({error})") from error
             raise
         if len(row_offsets) != len(texts) + 1 or row_offsets[-1] != len(ids) or ids.max(initial=0) >= self._num_ids:
-            raise EnginesDiffer(f"text {first_text} and those after it: fastokens gave what are no ids")
+            raise EnginesDiffer(f"{quoted(texts[0])} and those after it, for which it gave what are no ids")
         checked = [row for row in range(len(texts)) if _is_checked(first_text + row)]
         different = _first_difference(self._tokenizer, texts, ids, row_offsets, checked)
         if different is not None:
-            raise EnginesDiffer(f"text {first_text + different}")
+            raise EnginesDiffer(quoted(texts[different]))
         return ids, row_offsets
 
 

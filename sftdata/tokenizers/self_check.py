@@ -46,7 +46,7 @@ def find_traps(files: TokenizerFiles, tokenizer: Any, folder: Path, texts: Seque
         _added_bos(files, tokenizer),
         _unrecognised(tokenizer, control),
         _other_than_sentencepiece(files, plain, ids),
-        _wrong_class(files, folder, plain, ids),
+        _wrong_class(files, folder, tokenizer, plain, ids),
         _not_written_back(tokenizer, plain, ids),
     ]
     return [line for line in found if line]
@@ -107,23 +107,31 @@ def _other_than_sentencepiece(files: TokenizerFiles, texts: Sequence[str], ids: 
     )
 
 
-def _wrong_class(files: TokenizerFiles, folder: Path, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> str | None:
+def _wrong_class(
+    files: TokenizerFiles, folder: Path, tokenizer: Any, texts: Sequence[str], ids: Sequence[Sequence[int]]
+) -> str | None:
+    """Look for other ids from transformers' own class, in the data and in what a chat template puts together."""
     name = files.config.get("tokenizer_class")
     if name in PLAIN_CLASSES or files.converted or not folder.is_dir():
         return None
     cure = "open it with PreTrainedTokenizerFast, as the folder that the build writes says"
+    probes = [f"{token}x" for token in list(ControlTokens(files.tokenizer).ids)[:3]] + ["  x", "x  y"]
+    wanted = [*ids, *(row.ids for row in tokenizer.encode_batch_fast(probes, add_special_tokens=False))]
+    asked = [*texts, *probes]
     try:
-        rows = _encode_with_class(str(name), folder, texts)
+        rows = _encode_with_class(str(name), folder, asked)
     except ImportError:
         return None  # without transformers there is nothing here that would rebuild it
     except Exception as error:  # a class given a vocabulary that is not its own fails in many ways
         return f"the class {name} that tokenizer_config.json names cannot open it ({_first_line(error)}); {cure}"
-    different = [text for text, given, wanted in zip(texts, rows, ids, strict=True) if list(given) != list(wanted)]
+    different = [number for number, (row, given) in enumerate(zip(rows, wanted, strict=True)) if list(row) != list(given)]
     if not different:
         return None
+    in_data = [asked[number] for number in different if number < len(texts)]
     return (
-        f"the class {name} that tokenizer_config.json names gives other ids for {_of(different, texts)} texts of the data, as "
-        f"{different[0][:60]!r}; {cure}"
+        f"the class {name} that tokenizer_config.json names gives other ids, for {_of(in_data, texts)} texts of the data and "
+        f"for {len(different) - len(in_data)} of {len(probes)} texts as templates make them, as "
+        f"{asked[different[-1]][:60]!r}; {cure}"
     )
 
 
