@@ -319,7 +319,7 @@ def test_a_tokenizer_is_learned_from_the_training_rows_only(tmp_path: Path) -> N
     phase.prepare([dialogue("gate", "opens gate opens"), dialogue("zzzz zzzz zzzz", "zzzz")])
     decisions = np.array([True, False])
     _write_decisions(tmp_path / "decisions", [2], decisions, np.zeros(2, dtype=np.int8))
-    part = {"documents": str(tmp_path / "documents"), "format": phase.format, "allow_code": False}
+    part = {"part": 0, "documents": str(tmp_path / "documents"), "format": phase.format, "allow_code": False}
     spec = {"path": None, "train": {"algorithm": "bpe", "vocab_size": 300}, "template": "vicuna"}
     made = make_tokenizer(phase.tokenizer_folder, {**spec, "sources": [part], "decisions": str(tmp_path / "decisions")})
     files = read(phase.tokenizer_folder)
