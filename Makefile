@@ -39,7 +39,8 @@ fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_ROWS=110 $(BIN)/python -m pytest -q tests/test_injection.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/pack.py
+	$(BIN)/python benchmarks/gather.py
 	$(BIN)/python benchmarks/build.py
 
 clean:

@@ -152,23 +152,21 @@ def _fill(
     num_tokens = int(segments.length.sum(dtype=np.int64))
     target = np.cumsum(segments.length, dtype=np.int64) - segments.length
     ids = np.empty(num_tokens, dtype=np.int32)
-    trained = np.zeros(num_tokens, dtype=bool)
+    labels = np.full(num_tokens, IGNORE_INDEX, dtype=np.int32)
     weights = np.ones(num_tokens if "loss_weights" in columns else 0, dtype=np.float32)
     number, item = located
-    for batch in np.unique(number).tolist():
-        mine = np.flatnonzero(number == batch)
+    for mine in _equal(number):
         chosen = segments._replace(item=item).take(mine)
-        source = sources.opened[batch]
-        num_cut = _copy(source, chosen, target[mine], (ids, trained, weights))
+        source = sources.opened[int(number[mine[0]])]
+        num_cut = _copy(source, chosen, target[mine], (ids, labels, weights))
         sources.cut_answers[source.batch.column("source")[0].as_py()] += num_cut
     begins = ~segments.joined
     if not spec["trains_first"]:
-        trained[target[begins]] = False
-    labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
-    weights[~trained[: len(weights)]] = 1.0
+        labels[target[begins]] = IGNORE_INDEX
+    weights[labels[: len(weights)] == IGNORE_INDEX] = 1.0
     local = segments.row - rows.start
     row_tokens = np.bincount(local, weights=segments.length, minlength=num_rows).astype(np.int64)
-    values = {
+    values: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {
         "input_ids": (ids, row_tokens),
         "labels": (labels, row_tokens),
         "attention_mask": (np.ones(num_tokens if "attention_mask" in columns else 0, dtype=np.int8), row_tokens),
@@ -178,7 +176,7 @@ def _fill(
     counts["rows"] += num_rows
     counts["segments"] += int(np.count_nonzero(begins))
     counts["tokens"] += num_tokens
-    counts["trained_tokens"] += int(np.count_nonzero(trained))
+    counts["trained_tokens"] += int(np.count_nonzero(labels != IGNORE_INDEX))
     arrays = [list_column(*values[name], COLUMN_TYPES[name].value_type) for name in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([(name, COLUMN_TYPES[name]) for name in columns]))
 
@@ -189,13 +187,20 @@ def _document_lengths(segments: _Segments) -> Int32:
     return np.add.reduceat(segments.length, begins) if len(begins) else segments.length
 
 
+def _equal(numbers: Int64) -> list[Int64]:
+    """Return the places of each number that occurs, one array a number."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
+
+
 def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
-    """Copy the tokens of one part's segments, and their mask and weights, to their places; return how many runs are cut."""
-    ids, trained, weights = out
-    ids[_pick(target, segments.length)] = source.ids[_pick(source.first[segments.item] + segments.start, segments.length)]
+    """Copy the tokens, labels and weights of one part's segments to their places; return how many trained runs are cut."""
+    ids, labels, weights = out
+    first = source.first[segments.item] + segments.start
+    copy_ranges(source.ids, first, ids, target, segments.length)
     pairs, owner = _runs_of(source.run_pairs, source.run_first, segments.item)
     begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
-    trained[_pick(target[owner] + begin, lengths)] = True
+    copy_ranges(source.ids, first[owner] + begin, labels, target[owner] + begin, lengths)
     begins_here = (lengths > 0) & (pairs[0::2] >= segments.start[owner])
     num_cut = int(np.count_nonzero(begins_here & (pairs[0::2] + pairs[1::2] > (segments.start + segments.length)[owner])))
     if len(weights):
@@ -209,6 +214,20 @@ def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, A
 def _counts(source: _Source, items: Int32) -> Int64:
     """Return the number of weight runs of the chosen rows."""
     return (source.weight_first[items + 1] - source.weight_first[items]) // 2
+
+
+LONG_RANGE = 64
+"""Mean tokens of ranges from which on copying one after the other beats an index for every token, 0.25 µs against 6 ns."""
+
+
+def copy_ranges(values: Int32, first: Int64, out: Int32, target: Int64, lengths: Int32) -> None:
+    """Copy values[first[i] : first[i] + lengths[i]] to out[target[i] : target[i] + lengths[i]] for every i."""
+    if lengths.sum(dtype=np.int64) < LONG_RANGE * len(lengths):
+        out[_pick(target, lengths)] = values[_pick(first, lengths)]
+        return
+    source, copy = values.data, out.data  # 1.5 times as fast as slices of the arrays
+    for low, place, length in zip(first.tolist(), target.tolist(), lengths.tolist(), strict=True):
+        copy[place : place + length] = source[low : low + length]
 
 
 def _pick(first: Int64, lengths: npt.NDArray[Any]) -> Int64:
@@ -228,8 +247,8 @@ def _runs_of(pairs: Int32, first: Int64, items: Int32) -> tuple[Int32, Int64]:
 
 def _clip(pairs: Int32, start: Int32, length: Int32) -> tuple[Int32, Int32]:
     """Return (begin, length) of runs, in the coordinates of their segments and cut at the segments' borders."""
-    begin = np.clip(pairs[0::2] - start, 0, length)
-    end = np.clip(pairs[0::2] + pairs[1::2] - start, 0, length)
+    begin = np.minimum(np.maximum(pairs[0::2] - start, 0), length)
+    end = np.minimum(np.maximum(pairs[0::2] + pairs[1::2] - start, 0), length)
     return begin, end - begin
 
 
