@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
-from build_support import write_small_recipe
+from build_support import REPOSITORY, write_small_recipe
 
 import sftdata
 from sftdata.errors import DataError, RecipeError
 from sftdata.pipeline import STAGES, plan_build
+from sftdata.recipe_mixing import Mix, Pack
 from sftdata.views.report import funnel_lines
 from sftdata.views.tables import LEDGER_TABLE, read_rows
 
@@ -240,3 +243,26 @@ def test_every_strategy_reports_realised_shares(recipe: Path) -> None:
         assert mixture["by"] == "tokens"
         for name, each in mixture["sources"].items():
             assert each["tokens"] == found[name] > 0 and each["epochs"] == 1 and "asked" not in each
+
+
+def test_example_of_the_documentation_has_the_shares_that_it_shows(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "mixing.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^sftdata build .*$", text, re.MULTILINE)
+    _, _, path, *options = shlex.split(command)
+    assert options[::2] == ["--set"] * 5
+    result = sftdata.build(REPOSITORY / path, out=tmp_path / "out", overrides=options[1::2])
+    split = result.manifest["splits"]["train"]
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(split["mixture"]["sources"])
+    for name, asked, realised, epochs in rows:
+        found = split["mixture"]["sources"][name]
+        assert float(asked) == 100 * found["asked"]
+        assert abs(float(realised) - 100 * found["realised"]) < 1 and abs(float(epochs) - found["epochs"]) < 0.2
+    assert abs(split["tokens"] - 60_000) < 1024
+
+
+def test_documentation_lists_the_strategies() -> None:
+    text = (REPOSITORY / "docs" / "mixing.md").read_text(encoding="utf-8")
+    for section in (Mix, Pack):
+        names = get_args(section.model_fields["strategy"].annotation)
+        assert len(names) > 3 and all(f"| `{name}` |" in text for name in names)

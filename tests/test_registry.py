@@ -31,8 +31,8 @@ def outside_module(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> 
 def test_built_in_steps_are_the_known_ones():
     assert list(known_steps("ingestor")) == ["csv", "html", "jsonl", "sql"]
     assert list(known_steps("cleaner")) == ["length", "slop", "unicode"]
-    assert list(known_steps("formatter")) == ["alpaca_blog", "auto", "input_output", "instruction", "messages",
-                                               "source_target", "text"]  # fmt: skip
+    formatters = ["alpaca_blog", "auto", "input_output", "instruction", "messages", "source_target", "text"]
+    assert list(known_steps("formatter")) == formatters
 
 
 def test_every_built_in_step_has_a_line_of_help_and_typed_options():
