@@ -18,6 +18,7 @@ from sftdata.schemas import SPLITS
 from sftdata.tables import read_batches
 from sftdata.truncation import Kept, LongRows, Runs
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.integer[Any]]
 Bool = npt.NDArray[np.bool_]
@@ -26,32 +27,40 @@ Bool = npt.NDArray[np.bool_]
 class Samples(NamedTuple):
     """What is mixed and packed, ascending by row: whole rows, and what is left of those that were shortened."""
 
-    row: Int64
+    row: Int32
     """(s,) several for a row that was split."""
+    length: Int32
+    """(s,)"""
+    shortened: Int64
+    """(k,) ascending: which samples are not their whole row. The next four columns are theirs."""
     number: Int64
-    """(s,) of the row's samples, from 0."""
-    length: Int64
-    """(s,)"""
+    """(k,) of the row's samples, from 0."""
     trained: Int64
-    """(s,) trained tokens that can be a target."""
+    """(k,) trained tokens that can be a target."""
     first_range: Int64
-    """(s,) the first of a shortened row's ranges; −1 for a whole row."""
+    """(k,) the first of the sample's ranges."""
     num_ranges: Int64
-    """(s,)"""
+    """(k,)"""
     starts: Int64
     """(r,) ranges of tokens in their row."""
     lengths: Int64
+
+    def spread(self, values: Int64, sample: Integers, whole: Integers | int) -> Integers:
+        """Return, for samples (m,), what `values` (k,) says of the shortened ones and `whole` of the others."""
+        place = np.searchsorted(self.shortened, sample)
+        found = np.append(self.shortened, -1)[place] == sample
+        return np.where(found, np.append(values, 0)[place], whole)
 
     def pieces(self, sample: Int64, start: Integers, length: Integers) -> tuple[Int64, Integers, Integers, Bool]:
         """Return where runs of tokens of samples lie in their rows: (which run, start, length, joined to the piece before).
 
         sample, start, length: (m,), counted in what is left of the row.
         """
-        if not len(self.starts):
+        if not len(self.shortened):
             return np.arange(len(sample)), start, length, np.zeros(len(sample), dtype=bool)
-        counts = np.maximum(self.num_ranges[sample], 1)
+        counts = self.spread(self.num_ranges, sample, 1)
         run = np.repeat(np.arange(len(sample)), counts)
-        first = self.first_range[sample[run]]
+        first = self.spread(self.first_range, sample, -1)[run]
         whole = first < 0
         number = np.where(whole, 0, first + np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts))
         before = np.append(0, np.cumsum(self.lengths))
@@ -93,7 +102,7 @@ def accept(rows: Rows, spec: dict[str, Any], log: RowLog) -> Samples:
         chosen = np.flatnonzero(mask)
         log.drop(chosen, ("tokenize", reason), rows.length[chosen])
     _record_cuts(log, kept)
-    return _samples(rows, np.flatnonzero(~(untrained | too_long)), kept, trained)
+    return _samples(rows, ~(untrained | too_long), kept, trained)
 
 
 def packing_of(spec: dict[str, Any], split: int) -> tuple[str, bool]:
@@ -120,21 +129,20 @@ def _record_cuts(log: RowLog, kept: Kept) -> None:
     log.cut(row, ("tokenize", "excess_length"), length, length - left, kept.sample[first + num_ranges - 1] + 1)
 
 
-def _samples(rows: Rows, whole: Int64, kept: Kept, trained: Int64) -> Samples:
-    keys, first, num_ranges = np.unique(truncation.sample_keys(kept), return_index=True, return_counts=True)
-    lengths = np.add.reduceat(kept.length, first) if len(keys) else kept.length
-    columns = (
-        np.concatenate([whole, kept.row[first]]),
-        np.concatenate([np.zeros(len(whole), dtype=np.int64), kept.sample[first]]),
-        np.concatenate([rows.length[whole], lengths]),
-        np.concatenate([rows.trained[whole], trained]),
-        np.concatenate([np.full(len(whole), -1, dtype=np.int64), first]),
-        np.concatenate([np.zeros(len(whole), dtype=np.int64), num_ranges]),
+def _samples(rows: Rows, whole: Bool, kept: Kept, trained: Int64) -> Samples:
+    """Return the samples: the rows marked as whole, and those of `kept`."""
+    row = np.flatnonzero(whole).astype(np.int32)
+    if not len(kept.row):
+        none = kept.row
+        return Samples(row, rows.length if len(row) == len(whole) else rows.length[row], *[none] * 7)
+    _, first, num_ranges = np.unique(truncation.sample_keys(kept), return_index=True, return_counts=True)
+    all_rows = np.concatenate([row, kept.row[first].astype(np.int32)])
+    lengths = np.concatenate([rows.length[row], np.add.reduceat(kept.length, first).astype(np.int32)])
+    order = np.argsort(all_rows, kind="stable")
+    shortened = np.flatnonzero(order >= len(row))
+    return Samples(
+        all_rows[order], lengths[order], shortened, kept.sample[first], trained, first, num_ranges, kept.start, kept.length
     )
-    if len(keys):
-        order = np.lexsort(columns[1::-1])
-        columns = tuple(column[order] for column in columns)  # type: ignore[assignment]
-    return Samples(*columns, kept.start, kept.length)
 
 
 def _shorten(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int, mode: str) -> tuple[Kept, Int64]:
@@ -146,12 +154,12 @@ def _shorten(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int, mode:
     trained: list[Int64] = []
     for span, long in _long_rows(rows, chosen, parts):
         kept = truncation.truncate(long, limit, mode)
-        pieces.append(kept._replace(row=span[kept.row]))
+        pieces.append(kept._replace(row=span[kept.row].astype(np.int64)))
         trained.append(truncation.num_trained(kept, long.trained).counts)
     return Kept(*(np.concatenate(columns) for columns in zip(*pieces, strict=True))), np.concatenate(trained)
 
 
-def trained_heads(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int) -> Bool:
+def trained_heads(rows: Rows, chosen: Integers, parts: Sequence[Path], limit: int) -> Bool:
     """Return whether any of the first `limit` tokens of the chosen rows, which ascend, is trained."""
     heads = []
     for span, long in _long_rows(rows, chosen, parts):
@@ -161,15 +169,16 @@ def trained_heads(rows: Rows, chosen: Int64, parts: Sequence[Path], limit: int) 
     return np.concatenate(heads) if heads else np.zeros(0, dtype=bool)
 
 
-def _long_rows(rows: Rows, chosen: Int64, parts: Sequence[Path]) -> Iterator[tuple[Int64, LongRows]]:
+def _long_rows(rows: Rows, chosen: Integers, parts: Sequence[Path]) -> Iterator[tuple[Integers, LongRows]]:
     """Yield the chosen rows, which ascend, batch by batch: their numbers, and what truncation needs of them."""
-    for number in np.unique(rows.part[chosen]).tolist():
-        mine = chosen[rows.part[chosen] == number]
+    part, item = rows.locate(chosen)
+    for number in np.unique(part).tolist():
+        mine, items = chosen[part == number], item[part == number]
         first = 0
         for batch in read_batches(parts[number] / TOKENIZED_FILE):
-            span = slice(*np.searchsorted(rows.item[mine], (first, first + len(batch))))
+            span = slice(*np.searchsorted(items, (first, first + len(batch))))
             if span.stop > span.start:
-                yield mine[span], _read_long(batch.take(pa.array(rows.item[mine[span]] - first)))
+                yield mine[span], _read_long(batch.take(pa.array(items[span] - first)))
             first += len(batch)
 
 

@@ -84,7 +84,7 @@ def curriculum(identity: UInt64, values: Values, *, bins: int, seed: int, shuffl
     return _ordered(identity, rising, bucket, bins, seed=seed)
 
 
-def percent(identity: UInt64, category: Integers, lengths: Int64, *, bins: int, seed: int) -> Mix:
+def percent(identity: UInt64, category: Integers, lengths: Integers, *, bins: int, seed: int) -> Mix:
     """Cut the rows by position into slices of ceil(100 / bins) percent, each sorted by category, then length.
 
     identity, category, lengths: (n,); categories compare as numbers. This is what the public `prepare_pretrain_dataset.py` of
@@ -101,7 +101,7 @@ def percent_ends(num_rows: int, bins: int) -> Int64:
     return np.array([round(min(first + step, 100) * num_rows / 100) for first in range(0, 100, step)], dtype=np.int64)
 
 
-def group_by_length(mixed: Mix, lengths: Int64, *, group_rows: int, seed: int) -> Mix:
+def group_by_length(mixed: Mix, lengths: Integers, *, group_rows: int, seed: int) -> Mix:
     """Put rows of similar length side by side, in groups of `group_rows`, the groups of a bucket in seeded order.
 
     lengths: of the rows by index, not by place. Batches cut from whole groups then need little padding. The last group of a

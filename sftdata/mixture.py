@@ -11,8 +11,9 @@ import xxhash
 
 from sftdata import mixing, weighting
 from sftdata.mixing import Mix
-from sftdata.shuffling import Int64, UInt64, keyed_order
+from sftdata.shuffling import Int64, Integers, UInt64, keyed_order
 
+Int32 = npt.NDArray[np.int32]
 ReadColumn = Callable[[str], npt.NDArray[np.float64]]
 
 
@@ -23,11 +24,11 @@ class Contents(NamedTuple):
     `shuffling.row_identity`. part: the tokenized part, an index into `sources` and `categories`. length, trained: tokens.
     """
 
-    row: Int64
+    row: Int32
     identity: UInt64
-    part: npt.NDArray[np.int32]
-    length: Int64
-    trained: Int64
+    part: Int32
+    length: Int32
+    trained: Int32
 
 
 def arrange(contents: Contents, spec: dict[str, Any], read_column: ReadColumn) -> Mix:
@@ -98,7 +99,7 @@ def _copies(contents: Contents, spec: dict[str, Any]) -> npt.NDArray[np.int32]:
     first = np.flatnonzero(begins)
     source = _source_numbers(spec)[contents.part[first]]
     sizes = _sizes(contents, spec["mix"]["by"])
-    size = np.add.reduceat(sizes, first) if len(first) else sizes
+    size = np.add.reduceat(sizes, first, dtype=np.int64) if len(first) else sizes.astype(np.int64)
     found = _targets(spec, _sums(source, size, len(spec["weights"])))
     identity = contents.identity[first]
     order = np.arange(len(first), dtype=np.int64)
@@ -116,7 +117,7 @@ def _targets(spec: dict[str, Any], sizes: Sequence[int]) -> list[weighting.Targe
     return weighting.targets(asks, sizes, budget=options["budget"], stop=options["stop"], unit=unit)
 
 
-def _sizes(contents: Contents, unit: str) -> Int64:
+def _sizes(contents: Contents, unit: str) -> Integers:
     """Return what each sample counts for; of a record that was split only the first sample counts as a row."""
     if unit == "rows":
         begins = np.ones(len(contents.row), dtype=np.int64)
@@ -125,7 +126,7 @@ def _sizes(contents: Contents, unit: str) -> Int64:
     return contents.length if unit == "tokens" else contents.trained
 
 
-def _sums(source: Int64, values: Int64, num_sources: int) -> list[int]:
+def _sums(source: Int64, values: Integers, num_sources: int) -> list[int]:
     return [int(values[source == number].sum()) for number in range(num_sources)]
 
 

@@ -41,6 +41,7 @@ SEGMENT = pa.schema(
 """One run of tokens of a planned row, in the order of the shards: 22 bytes and a bit."""
 
 Int64 = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer[Any]]
 
 
 def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -68,31 +69,32 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_rows(spec: dict[str, Any]) -> Rows:
-    pieces = []
+    parts = [list(read_batches(part / TOKENIZED_FILE)) for part in spec["parts"]]
+    part_ends = np.cumsum([sum(map(len, batches)) for batches in parts], dtype=np.int64)
+    num_rows = int(part_ends[-1]) if len(part_ends) else 0
+    rows = Rows(
+        part_ends=part_ends,
+        length=np.empty(num_rows, dtype=np.int32),
+        trained=np.empty(num_rows, dtype=np.int32),
+        split=np.empty(num_rows, dtype=np.int8),
+        identity=np.empty(num_rows, dtype=np.uint64),
+        weighted=np.empty(num_rows, dtype=bool),
+    )
     published = spec["tokenize"]["compat"] is not None  # only then the first token of a document may be trained
-    for number, part in enumerate(spec["parts"]):
+    first = 0
+    for number, batches in enumerate(parts):
         _, split = read_decisions(Path(spec["decisions"]), number)
-        item = 0
-        for batch in read_batches(part / TOKENIZED_FILE):
-            count = len(batch)
-            digest = np.frombuffer(batch.column("digest").buffers()[1], dtype="<u8").reshape(-1, 2)[:count]
-            pieces.append(
-                Rows(
-                    part=np.full(count, number, dtype=np.int32),
-                    item=np.arange(item, item + count, dtype=np.int32),
-                    length=np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64),
-                    trained=batch.column("num_trained").to_numpy() - (0 if published else _first_trained(batch)),
-                    split=split[batch.column("row").to_numpy()],
-                    identity=fold_digests(digest.astype(np.uint64)),
-                    weighted=np.diff(batch.column("weight_values").offsets.to_numpy()) > 0,
-                )
-            )
-            item += count
-        progress.tick(item)
-    if not pieces:
-        none = np.zeros(0, dtype=np.int32)
-        return Rows(none, none, none.astype(np.int64), none, none.astype(np.int8), none.astype(np.uint64), none > 0)
-    return Rows(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+        for batch in batches:
+            span = slice(first, first + len(batch))
+            digest = np.frombuffer(batch.column("digest").buffers()[1], dtype="<u8").reshape(-1, 2)[: len(batch)]
+            rows.length[span] = np.diff(batch.column("input_ids").offsets.to_numpy())
+            rows.trained[span] = batch.column("num_trained").to_numpy() - (0 if published else _first_trained(batch))
+            rows.split[span] = split[batch.column("row").to_numpy()]
+            rows.identity[span] = fold_digests(digest.astype(np.uint64))
+            rows.weighted[span] = np.diff(batch.column("weight_values").offsets.to_numpy()) > 0
+            first = span.stop
+        progress.tick(first)
+    return rows
 
 
 def _first_trained(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
@@ -115,10 +117,12 @@ class _Split(NamedTuple):
 
     def contents(self) -> Contents:
         """Return what mixing needs."""
-        row = self.samples.row[self.chosen]
-        folded = copy_identity(self.rows.identity[row], self.samples.number[self.chosen])
-        length, trained = self.samples.length[self.chosen], self.samples.trained[self.chosen]
-        return Contents(row, row_identity(folded), self.rows.part[row], length, trained)
+        row, length = self.samples.row[self.chosen], self.samples.length[self.chosen]
+        identity, trained = self.rows.identity[row], self.rows.trained[row]
+        if len(self.samples.shortened):
+            identity = copy_identity(identity, self.samples.spread(self.samples.number, self.chosen, 0))
+            trained = self.samples.spread(self.samples.trained, self.chosen, trained).astype(np.int32)
+        return Contents(row, row_identity(identity), self.rows.locate(row)[0], length, trained)
 
 
 def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) -> dict[str, Any]:
@@ -153,12 +157,12 @@ def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) ->
 def _mix(contents: Contents, found: _Split, spec: dict[str, Any]) -> Mix:
     def read_column(name: str) -> npt.NDArray[np.float64]:
         documents = [Path(spec["work"]) / entry for entry in spec["documents"]]
-        return read_values(name, contents.part, found.rows.item[contents.row], spec["parts"], documents)
+        return read_values(name, *found.rows.locate(contents.row), spec["parts"], documents)
 
     return arrange(contents, spec, read_column)
 
 
-def _pack(found: _Split, mixed: Mix, lengths: Int64, sequence_len: int, spec: dict[str, Any]) -> packing.Plan:
+def _pack(found: _Split, mixed: Mix, lengths: Integers, sequence_len: int, spec: dict[str, Any]) -> packing.Plan:
     """Pack the samples of a split. lengths: of the samples in mixed order."""
     strategy, published = packing_of(spec, found.number)
     shuffle = spec["mix"]["shuffle"] and found.number == 0
@@ -181,17 +185,24 @@ def _trained_heads(found: _Split, sequence_len: int, parts: Sequence[Path]) -> n
     return heads
 
 
+CHUNK_SEGMENTS = 1 << 18
+"""Segments of a record batch of the plan."""
+
+
 def _write_plan(path: Path, found: _Split, mixed: Mix, packed: packing.Plan) -> None:
     """Write the segments of a split as runs of tokens of their rows."""
     rows, samples = found.rows, found.samples
-    sample = found.chosen[mixed.order[packed.item]]
-    run, start, length, joined = samples.pieces(sample, packed.start, packed.length)
-    source = samples.row[sample[run]]
-    row = np.repeat(np.arange(len(packed.pack_offsets) - 1), np.diff(packed.pack_offsets))[run]
-    copy = mixed.copy[packed.item[run]]
-    columns = [row, rows.part[source], rows.item[source], start, length, joined, copy]
+    ends = packed.pack_offsets[1:]
     with stream_writer(path, SEGMENT) as table:
-        table.extend_columns([pa.array(column, type=field.type) for column, field in zip(columns, SEGMENT, strict=True)])
+        for first in range(0, len(packed.item), CHUNK_SEGMENTS):
+            chunk = slice(first, first + CHUNK_SEGMENTS)
+            place = packed.item[chunk]
+            sample = found.chosen[mixed.order[place]]
+            run, start, length, joined = samples.pieces(sample, packed.start[chunk], packed.length[chunk])
+            row = np.searchsorted(ends, first + run, side="right")
+            where = rows.locate(samples.row[sample[run]])
+            columns = [row, *where, start, length, joined, mixed.copy[place[run]]]
+            table.extend_columns([pa.array(column, type=field.type) for column, field in zip(columns, SEGMENT, strict=True)])
 
 
 def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLog) -> None:

@@ -138,15 +138,15 @@ def test_pieces_name_the_tokens_that_are_left(drawn: list[tuple[bool, list[Turn]
     kept = truncate(rows, limit, "truncate_end")
     first = np.flatnonzero(np.diff(kept.row, prepend=-1))
     num_ranges = np.diff(np.append(first, len(kept.row)))
-    none = np.full(len(whole), -1)
     left = [kept.length[low : low + count].sum() for low, count in zip(first, num_ranges, strict=True)]
     samples = Samples(
-        np.append(np.arange(len(whole)), 100 + kept.row[first]),
-        np.zeros(len(whole) + len(first), dtype=np.int64),
-        np.array([*whole, *left], dtype=np.int64),
-        np.array([*whole, *left], dtype=np.int64),
-        np.append(none, first),
-        np.append(none * 0, num_ranges),
+        np.append(np.arange(len(whole)), 100 + kept.row[first]).astype(np.int32),
+        np.array([*whole, *left], dtype=np.int32),
+        len(whole) + np.arange(len(first)),
+        np.zeros(len(first), dtype=np.int64),
+        np.array(left, dtype=np.int64),
+        first,
+        num_ranges,
         kept.start,
         kept.length,
     )

@@ -23,7 +23,7 @@ from sftdata.packing.best_fit import best_fit_rows
 from sftdata.packing.concat import concat_rows
 from sftdata.packing.packed import packed_rows
 from sftdata.packing.report import PackingReport, lower_bound, report_packing
-from sftdata.packing.rows import Int64, Plan, Rows, UInt64, join, order_by_keys, order_by_place, whole_samples
+from sftdata.packing.rows import Int64, Integers, Plan, Rows, UInt64, join, order_by_keys, order_by_place, whole_samples
 from sftdata.packing.splice import splice_original, splice_rows
 
 __all__ = ["STRATEGIES", "Original", "PackingReport", "Plan", "lower_bound", "pack", "pack_as_original", "report_packing"]
@@ -32,7 +32,7 @@ MAX_SAMPLE_TOKENS = 2**31 - 1
 """`start` and `length` are int32, as are the list offsets of the shards."""
 
 
-def pack(lengths: Int64, bucket_ends: Int64, *, strategy: str, sequence_len: int, keys: UInt64 | None = None) -> Plan:
+def pack(lengths: Integers, bucket_ends: Int64, *, strategy: str, sequence_len: int, keys: UInt64 | None = None) -> Plan:
     """Pack samples into rows of at most `sequence_len` tokens, bucket by bucket.
 
     lengths: (n,) tokens of each sample, in mixed order. bucket_ends: (num_buckets,) where each bucket ends in that order.
@@ -73,7 +73,7 @@ class Original(NamedTuple):
 
 
 def pack_as_original(
-    lengths: Int64, bucket_ends: Int64, *, sequence_len: int, original: Original, trained_head: npt.NDArray[np.bool_]
+    lengths: Integers, bucket_ends: Int64, *, sequence_len: int, original: Original, trained_head: npt.NDArray[np.bool_]
 ) -> Plan:
     """Splice as Colossal-LLaMA does, its loss of tokens included: `splice` with `pack.compat: original`.
 
@@ -95,12 +95,12 @@ def pack_as_original(
     return join(buckets)
 
 
-def _padding_rows(lengths: Int64, sequence_len: int) -> Rows:
+def _padding_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Give every sample a row of its own."""
     return whole_samples(np.ones(len(lengths), dtype=np.int64), np.arange(len(lengths), dtype=np.int64), lengths)
 
 
-_MAKE_ROWS: dict[str, Callable[[Int64, int], Rows]] = {
+_MAKE_ROWS: dict[str, Callable[[Integers, int], Rows]] = {
     "best_fit": best_fit_rows,
     "concat": concat_rows,
     "packed": packed_rows,
@@ -117,7 +117,7 @@ def _buckets(bucket_ends: Int64) -> Iterator[slice]:
         first = end
 
 
-def _check_input(lengths: Int64, bucket_ends: Int64, sequence_len: int, *, may_exceed: bool) -> None:
+def _check_input(lengths: Integers, bucket_ends: Int64, sequence_len: int, *, may_exceed: bool) -> None:
     if sequence_len < 1:
         raise RecipeError(f"tokenize.sequence_len: {sequence_len}; a row needs at least 1 token")
     if not len(bucket_ends) or bucket_ends[-1] != len(lengths) or (np.diff(bucket_ends, prepend=0) < 0).any():

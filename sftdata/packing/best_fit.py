@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftdata.packing.rows import Int64, Rows, longest_first, offsets, whole_samples
+from sftdata.packing.rows import Integers, Rows, longest_first, offsets, whole_samples
 
 
-def best_fit_rows(lengths: Int64, sequence_len: int) -> Rows:
+def best_fit_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Put every sample, longest first, into the fullest row with room for it: best-fit decreasing, in steps of many samples.
 
     Rows that were filled alike are one run of consecutive rows, so a step is: `times` samples of one length go into each of
@@ -24,7 +24,7 @@ def best_fit_rows(lengths: Int64, sequence_len: int) -> Rows:
     return whole_samples(sizes, item, lengths)
 
 
-def _steps(lengths: Int64, sequence_len: int) -> list[tuple[int, int, int, int]]:
+def _steps(lengths: Integers, sequence_len: int) -> list[tuple[int, int, int, int]]:
     """Return the steps (first_row, num_rows, times, size) of best-fit decreasing, in order of falling length.
 
     A row that takes one sample and has room for a second of that length is still the best fit, hence `times`. Bit r of

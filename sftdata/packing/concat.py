@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftdata.packing.rows import Int64, Rows, longest_first, offsets, whole_samples
+from sftdata.packing.rows import Integers, Rows, longest_first, offsets, whole_samples
 
 
-def concat_rows(lengths: Int64, sequence_len: int) -> Rows:
+def concat_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Fill the longest sample up with the shortest that remain, then the next longest, and so on."""
     order = longest_first(lengths, sequence_len)
     runs = np.array(_runs(lengths[order], sequence_len), dtype=np.int64).reshape(-1, 2)
@@ -20,7 +20,7 @@ def concat_rows(lengths: Int64, sequence_len: int) -> Rows:
     return whole_samples(sizes, item, lengths)
 
 
-def _runs(falling: Int64, sequence_len: int) -> list[tuple[int, int]]:
+def _runs(falling: Integers, sequence_len: int) -> list[tuple[int, int]]:
     """Return runs (number of rows, short samples behind the long one of each) for lengths sorted from long to short."""
     runs: list[tuple[int, int]] = []
     tokens_before = offsets(falling)

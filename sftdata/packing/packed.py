@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftdata.packing.rows import Int64, Rows
+from sftdata.packing.rows import Integers, Rows
 
 
-def packed_rows(lengths: Int64, sequence_len: int) -> Rows:
+def packed_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Cut the stream of all samples every `sequence_len` tokens; the last row may be short."""
     sample_ends = np.cumsum(lengths)
     cuts = np.arange(sequence_len, lengths.sum(), sequence_len)

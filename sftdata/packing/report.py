@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from sftdata.packing.rows import Int64, Plan, offsets
-
-Integers = npt.NDArray[np.integer]
+from sftdata.packing.rows import Integers, Plan, offsets
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class PackingReport:
     num_samples_lost: int
 
 
-def report_packing(plan: Plan, lengths: Int64, *, strategy: str, sequence_len: int) -> PackingReport:
+def report_packing(plan: Plan, lengths: Integers, *, strategy: str, sequence_len: int) -> PackingReport:
     """Count what a plan made of `lengths`, and compare its rows with the lower bound. Arguments as for `pack`."""
     num_tokens_in, num_tokens_out = int(lengths.sum()), int(plan.length.sum(dtype=np.int64))
     num_rows = len(plan.pack_offsets) - 1

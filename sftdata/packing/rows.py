@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +51,17 @@ def join(buckets: Sequence[Rows]) -> Plan:
     )
 
 
-def whole_samples(sizes: Int64, item: Int64, lengths: Int64) -> Rows:
+def whole_samples(sizes: Int64, item: Int64, lengths: Integers) -> Rows:
     """Return rows of uncut samples. sizes: segments of each row; item: the samples, row after row; lengths: of all samples."""
     return Rows(sizes, item, np.zeros(len(item), dtype=np.int32), lengths[item].astype(np.int32))
 
 
-def offsets(sizes: Int64) -> Int64:
+def offsets(sizes: Integers) -> Int64:
     """Return where each part starts when parts of `sizes` (n,) follow each other, and where the last ends: (n + 1,)."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
 
 
-def longest_first(lengths: Int64, sequence_len: int) -> Int64:
+def longest_first(lengths: Integers, sequence_len: int) -> Int64:
     """Return the indices of `lengths` from long to short, ties in order. NumPy sorts 16-bit integers in linear time."""
     return np.argsort((sequence_len - lengths).astype(np.min_scalar_type(sequence_len)), kind="stable")
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sftdata.packing.rows import Int64, Rows, offsets, whole_samples
+from sftdata.packing.rows import Integers, Rows, offsets, whole_samples
 
 Sequences = list[list[tuple[int, int]]]
 """(sample, tokens taken) of every segment of every row."""
 
 
-def splice_rows(lengths: Int64, sequence_len: int) -> Rows:
+def splice_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Append each sample to the open row, or open a new one where it does not fit (next-fit); the order stays."""
     ends = offsets(lengths)
     follows = np.searchsorted(ends, ends[:-1] + sequence_len, side="right") - 1
@@ -33,7 +33,7 @@ def splice_rows(lengths: Int64, sequence_len: int) -> Rows:
 
 
 def splice_original(
-    lengths: Int64,
+    lengths: Integers,
     sequence_len: int,
     *,
     num_packed_sequences: int,
@@ -58,7 +58,7 @@ def splice_original(
     return Rows(sizes, flat[:, 0], np.zeros(len(flat), dtype=np.int32), flat[:, 1].astype(np.int32))
 
 
-def _buffers(lengths: Int64, num_tokens: int) -> Iterator[tuple[int, int, bool]]:
+def _buffers(lengths: Integers, num_tokens: int) -> Iterator[tuple[int, int, bool]]:
     """Yield (first, end, is last) of every buffer. One that the very last sample fills is not: an empty one follows."""
     ends = offsets(lengths)
     first = 0
@@ -69,7 +69,7 @@ def _buffers(lengths: Int64, num_tokens: int) -> Iterator[tuple[int, int, bool]]
 
 
 def _splice_buffer(
-    lengths: Int64, samples: range, sequence_len: int, trained_head: npt.NDArray[np.bool_], *, keep_open: bool
+    lengths: Integers, samples: range, sequence_len: int, trained_head: npt.NDArray[np.bool_], *, keep_open: bool
 ) -> Sequences:
     rows: Sequences = []
     open_row: list[tuple[int, int]] = []
