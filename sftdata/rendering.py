@@ -47,6 +47,7 @@ def open_template(name: str, files: TokenizerFiles) -> Template | None:
         tokenizer_template=files.chat_template,
         bos_token=files.special("bos_token"),
         eos_token=files.special("eos_token"),
+        added_tokens=files.added_tokens,
     )
 
 
@@ -172,8 +173,7 @@ class Renderer:
             if any(not content or content.isspace() or has_markup(content) for content in contents):
                 return None
             try:
-                if template.with_variables(example.variables).text(example.turns) != text:
-                    return None
+                return (text, contents) if template.with_variables(example.variables).text(example.turns) == text else None
             except InvalidRecord:
                 return None
         return text, contents

@@ -28,6 +28,7 @@ from template_oracle import (
 from sftdata.errors import TemplateError
 from sftdata.records import InvalidRecord, Span, Turn
 from sftdata.templates import Template, TrainScope, load_template
+from sftdata.templates.jinja import load_jinja
 
 SCOPE = TrainScope()
 
@@ -151,6 +152,19 @@ def test_renders_equal_those_of_transformers(turns: list[Turn]) -> None:
         values: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
         reference = render_jinja_template([as_messages(turns)], chat_template=source, add_generation_prompt=True, **values)
         assert template(source).prompt(turns) == reference[0][0]
+
+
+def test_an_added_token_right_after_the_answer_ends_it_where_none_is_known() -> None:
+    source = "{% for m in messages %}{{ '[|' + m.role + '|]' + m.content + '[|over|]' }}{% endfor %}"
+    turns = [turn("user", "a"), turn("assistant", "b")]
+    with pytest.raises(InvalidRecord, match="no stop token"):
+        load_jinja(source, "own", tokens={}).render(turns, SCOPE)
+    known = load_jinja(source, "own", tokens={"eos_token": "</s>"}, added_tokens=["</s>", "[|over|]", "[|user|]"])
+    rendered = known.render(turns, SCOPE)
+    assert known.stop_token == "[|over|]" and [rendered.text[low:high] for low, high in rendered.trained] == ["b[|over|]"]
+    later = load_jinja(source.replace("'[|over|]'", "' so [|over|]'"), "own", tokens={}, added_tokens=["[|over|]"])
+    with pytest.raises(InvalidRecord, match="no stop token"):
+        later.render(turns, SCOPE)
 
 
 def test_a_file_is_read_and_part_of_the_fingerprint(tmp_path: Path) -> None:

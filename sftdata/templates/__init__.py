@@ -31,11 +31,13 @@ def load_template(
     eos_token: str | None,
     other_tokens: Mapping[str, str] | None = None,
     stop_tokens: Sequence[str] = (),
+    added_tokens: Sequence[str] = (),
 ) -> Template:
     """Load `tokenizer_default`, a built-in template by its name, or a Jinja file by its path.
 
     `tokenizer_template` is the Jinja text of the tokenizer's own, `bos_token` and `eos_token` its tokens; `other_tokens` are
-    further special tokens by name (`pad_token` …) and `stop_tokens` further turn ends, both for Jinja templates.
+    further special tokens by name (`pad_token` …), `stop_tokens` further turn ends, and `added_tokens` all that the tokenizer
+    has added, of which one may end a turn: all three for Jinja templates.
     Raises TemplateError.
     """
     if name_or_path in built_in_names():
@@ -53,7 +55,9 @@ def load_template(
         source = _read(files[0])
     from sftdata.templates.jinja import load_jinja
 
-    return load_jinja(source, name_or_path, files=files, tokens=tokens, stop_tokens=stop_tokens)
+    return load_jinja(
+        source, name_or_path, files=files, tokens=tokens, stop_tokens=stop_tokens, added_tokens=added_tokens
+    )
 
 
 def _read(path: Path) -> str:

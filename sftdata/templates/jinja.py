@@ -155,12 +155,19 @@ class JinjaTemplate:
 
 
 def load_jinja(
-    source: str, name: str, *, files: tuple[Path, ...] = (), tokens: Mapping[str, str], stop_tokens: Sequence[str] = ()
+    source: str,
+    name: str,
+    *,
+    tokens: Mapping[str, str],
+    files: tuple[Path, ...] = (),
+    stop_tokens: Sequence[str] = (),
+    added_tokens: Sequence[str] = (),
 ) -> JinjaTemplate:
     """Compile a Jinja template for a tokenizer.
 
     `tokens`: the tokenizer's special tokens by name (`bos_token`, `eos_token`, `pad_token` …), as templates see them;
-    `stop_tokens`: further tokens that end a turn. Raises TemplateError with the line for a template that is not Jinja.
+    `stop_tokens`: further tokens that end a turn; `added_tokens`: where none of these is known to follow an answer, the one of
+    them that does ends a turn. Raises TemplateError with the line for a template that is not Jinja.
     """
     try:
         compiled = compile_template(source)
@@ -169,9 +176,18 @@ def load_jinja(
     except (jinja2.TemplateError, RecursionError) as error:
         raise TemplateError(f"{name}: not a Jinja template: {error}") from error
     ends = {tokens.get("eos_token", ""), *stop_tokens, *(end for end in TURN_ENDS if end in source)} - {""}
-    stops = tuple(sorted(ends, key=lambda token: (-len(token), token)))
-    template = JinjaTemplate(name, source, files, compiled, tokens, stops, Habits())
-    return replace(template, habits=_observe(template))
+    template = JinjaTemplate(name, source, files, compiled, tokens, _longest_first(ends), Habits())
+    template = replace(template, habits=_observe(template))
+    if template.habits.stop_token or not added_tokens:
+        return template
+    habits = _observe(replace(template, stops=_longest_first(set(added_tokens) - {""})))
+    if not habits.stop_token or habits.closing:
+        return template  # an added token further on may belong to anything
+    return replace(template, stops=_longest_first({*ends, habits.stop_token}), habits=habits)
+
+
+def _longest_first(tokens: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(tokens, key=lambda token: (-len(token), token)))
 
 
 def _observe(template: JinjaTemplate) -> Habits:
