@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from sftdata.tokenizers.sentencepiece_model import SPACE
 
@@ -30,14 +31,15 @@ class TokenBytes:
         `prepended`: where the tokenizer puts a space that is not in the text: `none`, `first` (of the row) or `every` (after an
         added token as well).
         """
-        lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
-        self._lengths = lengths
-        self._first = np.cumsum(lengths, dtype=np.int32) - lengths
-        self._bytes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
         self._is_added = np.zeros(len(pieces), dtype=bool)
         self._is_added[list(added)] = True
         self._may_hold_virtual_space = np.array([piece[:1] == b" " for piece in pieces], dtype=bool) & ~self._is_added
         self._prepended = prepended
+        spaced = np.flatnonzero(self._may_hold_virtual_space)
+        self._without_space = np.zeros(len(pieces), dtype=np.int32)
+        """Token → the entry of the table that holds its bytes without the leading space."""
+        self._without_space[spaced] = len(pieces) + np.arange(len(spaced))
+        self._table = pa.array([*pieces, *(pieces[number][1:] for number in spaced)], pa.large_binary())
 
     def borders(
         self, ids: Int32, row_offsets: Int64, data: npt.NDArray[np.uint8], row_bytes: Int64
@@ -47,34 +49,36 @@ class TokenBytes:
         A row is proven when its tokens' bytes, put one after the other, are exactly the row's bytes. The borders of the other
         rows mean nothing.
         """
-        lengths = self._lengths.take(ids)
-        first = self._first.take(ids)
-        virtual = self._virtual_spaces(ids, row_offsets)
-        lengths[virtual] -= 1
-        first[virtual] += 1
-        total = np.zeros(len(ids) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=total[1:])
+        spelled, total = self._spelled(ids, row_offsets)
         same_length = np.diff(total[row_offsets]) == np.diff(row_bytes)
         if same_length.all():
-            return total[:-1], total[1:].copy(), self._equal_rows(first, lengths, total, data, row_bytes)
+            return total[:-1], total[1:].copy(), _equal_rows(spelled, data, row_bytes)
         shift = np.repeat(row_bytes[:-1] - total[row_offsets[:-1]], np.diff(row_offsets))
-        tokens = np.repeat(same_length, np.diff(row_offsets))
-        kept_total = np.append(0, np.cumsum(lengths[tokens], dtype=np.int64))
+        kept_spelled = spelled[np.repeat(same_length, np.diff(total[row_offsets]))]
         kept_data = data[np.repeat(same_length, np.diff(row_bytes))]
         kept_bytes = np.append(0, np.cumsum(np.diff(row_bytes)[same_length]))
         proven = same_length.copy()
-        proven[same_length] = self._equal_rows(first[tokens], lengths[tokens], kept_total, kept_data, kept_bytes)
+        proven[same_length] = _equal_rows(kept_spelled, kept_data, kept_bytes)
         return total[:-1] + shift, total[1:] + shift, proven
 
     def spell(self, ids: Int32) -> tuple[bytes, Int64]:
         """Return the bytes that the tokens of a row stand for, and where each token's end, (n,)."""
-        lengths, first = self._lengths.take(ids).astype(np.int64), self._first.take(ids).astype(np.int64)
-        virtual = self._virtual_spaces(ids, np.array([0, len(ids)]))
-        lengths[virtual] -= 1
-        first[virtual] += 1
-        ends = np.cumsum(lengths)
-        index = np.repeat(first - (ends - lengths), lengths) + np.arange(lengths.sum())
-        return self._bytes[index].tobytes(), ends
+        spelled, total = self._spelled(ids, np.array([0, len(ids)]))
+        return spelled.tobytes(), total[1:]
+
+    def _spelled(self, ids: Int32, row_offsets: Int64) -> tuple[npt.NDArray[np.uint8], Int64]:
+        """Return the bytes of all tokens, one after the other, and (n + 1,) where each begins.
+
+        Arrow's `take` copies them in half the time that NumPy needs to index single bytes.
+        """
+        entries = ids
+        virtual = self._virtual_spaces(ids, row_offsets)
+        if len(virtual):
+            entries = ids.copy()
+            entries[virtual] = self._without_space[ids[virtual]]
+        _, offsets, data = self._table.take(pa.array(entries)).buffers()
+        total = np.frombuffer(offsets, dtype=np.int64, count=len(ids) + 1)
+        return np.frombuffer(data, dtype=np.uint8, count=int(total[-1])), total
 
     def _virtual_spaces(self, ids: Int32, row_offsets: Int64) -> npt.NDArray[np.intp]:
         """Return the tokens whose leading space the tokenizer put there itself."""
@@ -86,16 +90,15 @@ class TokenBytes:
             begins = np.concatenate([begins, after_added[after_added < len(ids)]])  # twice in it is once taken off
         return begins[self._may_hold_virtual_space[ids[begins]]]
 
-    def _equal_rows(
-        self, first: Int32, lengths: Int32, total: Int64, data: npt.NDArray[np.uint8], row_bytes: Int64
-    ) -> npt.NDArray[np.bool_]:
-        """Compare the tokens' bytes with the text's bytes; both are of one length, row by row."""
-        index = np.arange(len(data), dtype=np.int64)
-        index += np.repeat(first - total[:-1], lengths)
-        equal = np.ones(len(row_bytes) - 1, dtype=bool)
-        different = np.flatnonzero(self._bytes.take(index) != data)
-        equal[np.searchsorted(row_bytes, different, side="right") - 1] = False
-        return equal
+
+def _equal_rows(
+    spelled: npt.NDArray[np.uint8], data: npt.NDArray[np.uint8], row_bytes: Int64
+) -> npt.NDArray[np.bool_]:
+    """Compare the tokens' bytes with the text's bytes, as many, row by row."""
+    equal = np.ones(len(row_bytes) - 1, dtype=bool)
+    different = np.flatnonzero(spelled != data)
+    equal[np.searchsorted(row_bytes, different, side="right") - 1] = False
+    return equal
 
 
 def read_token_bytes(value: dict[str, Any], tokenizer: Any) -> TokenBytes | None:
