@@ -46,6 +46,8 @@ class _Part:
     ledger: TableWriter
     quarantine: TableWriter
     counts: Counter[str]
+    first_shape: str = ""
+    """Of the part's first record, without what it has besides (`+tools`)."""
 
 
 def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +163,20 @@ def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Exam
         except Exception as error:
             where = f"{part.file.name}#{record.key}: formatter {name!r}"
             raise SftdataError(f"{where} raised {type(error).__name__}: {error}") from error
-        part.counts[f"shape:{example.shape}"] += 1
+        _note_shape(part, record.key, name, example.shape)
         kept.append(record)
         examples.append(example)
     return kept, examples
+
+
+def _note_shape(part: _Part, key: str, step: str, shape: str) -> None:
+    """Count a record's shape; in a file of mixed shapes, the ledger names the records that are not like the first."""
+    part.counts[f"shape:{shape}"] += 1
+    kind = shape.partition("+")[0]
+    part.first_shape = part.first_shape or kind
+    if kind != part.first_shape:
+        part.counts[f"flag:{step}:shape"] += 1
+        part.ledger.append(Entry(part.source, f"{part.file.name}#{key}", -1, "prepare", step, "", "flag", "shape", shape))
 
 
 def _unread(record: Record) -> Example:

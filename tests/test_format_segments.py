@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from build_support import write_small_recipe
 
+import sftdata
 from sftdata.formatters.auto import LADDER, auto
 from sftdata.formatters.input_output import input_output
 from sftdata.records import InvalidRecord
@@ -92,3 +95,19 @@ def test_auto_knows_the_options_of_its_formatters() -> None:
         check_options(find_step("formatter", name), options)
     mapped = auto({"messages": [{"role": "narrator", "content": "a"}]}, roles={"narrator": "assistant"})
     assert mapped.turns[0].role == "assistant"
+
+
+def test_a_file_of_mixed_shapes_says_which_rows_are_which(tmp_path: Path) -> None:
+    records = [
+        {"instruction": "a", "output": "b"},
+        {"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]},
+        {"instruction": "e", "output": "f"},
+    ]
+    source = {"name": "rows", "path": "rows.jsonl", "ingest": "jsonl", "format": "auto"}
+    recipe = write_small_recipe(tmp_path, sources=[source])
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    built = sftdata.build(recipe, out=tmp_path / "out")
+    counts = built.manifest["counts"]["prepare"]
+    assert (counts["shape:instruction"], counts["shape:messages:role/content"]) == (2, 1)
+    [life] = sftdata.why(built.folder, "rows.jsonl#1")
+    assert [(event.action, event.reason, event.evidence) for event in life.events] == [("flag", "shape", "messages:role/content")]
