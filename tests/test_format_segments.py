@@ -110,4 +110,5 @@ def test_a_file_of_mixed_shapes_says_which_rows_are_which(tmp_path: Path) -> Non
     counts = built.manifest["counts"]["prepare"]
     assert (counts["shape:instruction"], counts["shape:messages:role/content"]) == (2, 1)
     [life] = sftdata.why(built.folder, "rows.jsonl#1")
-    assert [(event.action, event.reason, event.evidence) for event in life.events] == [("flag", "shape", "messages:role/content")]
+    [event] = life.events
+    assert (event.action, event.reason, event.evidence) == ("flag", "shape", "messages:role/content")
