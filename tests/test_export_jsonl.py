@@ -185,5 +185,38 @@ def test_missing_or_damaged_work_folder_is_an_error_with_its_cure(tmp_path: Path
 
 def test_exporter_knows_all_that_a_turn_can_hold() -> None:
     """A field that is added to a turn must be written here too, or be refused: nothing may be lost without a word."""
-    assert Turn._fields == ("role", "spans", "joint", "train", "weight", "parts")
-    assert Example._fields == ("turns", "chat", "shape")
+    assert Turn._fields == ("role", "spans", "joint", "train", "weight", "parts", "reasoning", "reasoning_flags", "fields")
+    assert Example._fields == ("turns", "chat", "shape", "tools", "variables", "verbatim")
+
+
+TOOL = {"type": "function", "function": {"name": "watch", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"type": "function", "function": {"name": "watch", "arguments": {"of": "night"}}}
+
+
+@pytest.mark.parametrize(("form", "num_records"), [("openai", 2), ("sharegpt", 1)])
+def test_tools_calls_and_reasoning_are_written_or_left_out_with_a_count(
+    tmp_path: Path, form: str, num_records: int
+) -> None:
+    (tmp_path / "chat.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
+        "{% endif %}{{ m.content or '' }}{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments }}]"
+        "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    turns = [
+        {"role": "user", "content": "几更了？"},
+        {"role": "assistant", "content": "看看。", "reasoning_content": "要看更漏。", "tool_calls": [CALL]},
+        {"role": "tool", "content": "三更"},
+        {"role": "assistant", "content": "三更了。"},
+    ]
+    records = [{"messages": turns, "tools": [TOOL]}, {"messages": [turns[0], turns[3]]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    source = {"name": "rows", "path": "rows.jsonl", "ingest": "jsonl", "format": "messages"}
+    tokenizer = {"train": {"vocab_size": 400}, "chat_template": "chat.jinja"}
+    recipe = write_small_recipe(tmp_path, sources=[source], tokenizer=tokenizer, split={"validation": 0.0})
+    built = sftdata.build(recipe, out=tmp_path / "out")
+    result = export(built.folder, to="jsonl", out=tmp_path / form, form=form)
+    written = lines(tmp_path / form / "train.jsonl")
+    assert len(written) == num_records and result.counts["train"]["unsayable"] == 2 - num_records
+    if form == "openai":
+        [full] = [record for record in written if "tools" in record]
+        assert full["messages"] == turns and full["tools"] == [TOOL]

@@ -34,7 +34,8 @@ USAGE = """
 `SPLIT.jsonl` holds the dialogues, `SPLIT.pairs.jsonl` samples of a prompt and its completion, `SPLIT.text.jsonl` plain texts:
 each file is there where the build has such samples, and `load_dataset` opens them as `dialogue`, `pair` and `text`. Texts are
 those that the build tokenized, after cleaning, to the letter; a sample of which it kept a part that ends inside a turn is left
-out. `dataset_info.json` is the entry that LLaMA-Factory needs; axolotl takes the files with `type: chat_template`, TRL as they
+out, as are segments with flags of their own and, in the form of ShareGPT, dialogues with tools, calls or reasoning.
+`dataset_info.json` is the entry that LLaMA-Factory needs; axolotl takes the files with `type: chat_template`, TRL as they
 are.
 """
 
@@ -54,12 +55,15 @@ def export_jsonl(job: Job) -> Outcome:
 
 
 def _write_split(job: Job, texts: Texts, split: Split) -> dict[str, int]:
-    counts = Counter({name: 0 for name in (*(f"{kind}s" for kind in SUFFIXES), "cut", "unsaid_flags")})
+    counts = Counter({name: 0 for name in (*(f"{kind}s" for kind in SUFFIXES), "cut", "unsayable", "unsaid_flags")})
     with ExitStack() as stack:
         lines: dict[str, _Lines] = {}
         for example in texts.read(split):
             if example is None:
                 counts["cut"] += 1
+                continue
+            if not _can_say(example, job.form):
+                counts["unsayable"] += 1
                 continue
             kind = _kind(example)
             if kind not in lines:
@@ -106,12 +110,27 @@ def _record(example: Example, kind: str, form: str) -> dict[str, Any]:
         return {"prompt": "".join(turn.content for turn in turns[:-1]), "completion": turns[-1].content}
     if form == "sharegpt":
         return {"conversations": [{"from": SPEAKERS[turn.role], "value": turn.content} for turn in turns]}
-    return {"messages": [_message(turn) for turn in turns]}
+    record: dict[str, Any] = {"messages": [_message(turn) for turn in turns]}
+    if example.tools:
+        record["tools"] = example.tools
+    if example.variables:
+        record["chat_template_kwargs"] = example.variables
+    return record
+
+
+def _can_say(example: Example, form: str) -> bool:
+    """Say whether a form has words for a sample: segments of a text are no dialogue, and ShareGPT knows turns of text alone."""
+    if example.verbatim:
+        return False
+    plain = all(turn.spans and turn.reasoning is None and not turn.fields for turn in example.turns)
+    return form == "openai" or (plain and not example.tools and not example.variables)
 
 
 def _message(turn: Turn) -> dict[str, Any]:
     """Return an OpenAI message; `weight: 0` keeps an assistant's message out of the loss, as their fine-tuning takes it."""
-    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content if turn.spans else None, **(turn.fields or {})}
+    if turn.reasoning is not None:
+        message["reasoning_content"] = turn.reasoning.text
     return {**message, "weight": 0} if _is_untrained(turn) and turn.role == "assistant" else message
 
 
@@ -125,6 +144,8 @@ def _has_unsaid_flags(example: Example, form: str) -> bool:
 
 
 def _is_unsaid(turn: Turn, form: str) -> bool:
+    if turn.reasoning_flags is not None:
+        return True
     if not turn.parts and turn.train is None and turn.weight == 1.0:
         return False
     said = form == "openai" and not turn.parts and turn.role == "assistant" and (turn.train is False or turn.weight in (0, 1))
@@ -158,6 +179,8 @@ def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
     for split, found in counts.items():
         if found["cut"]:
             notes.append(f"{split}: {found['cut']:,} samples are left out: the build cut them inside a turn")
+        if found["unsayable"]:
+            notes.append(f"{split}: {found['unsayable']:,} samples are left out: this form has no words for what they hold")
         if found["unsaid_flags"]:
             notes.append(f"{split}: {found['unsaid_flags']:,} dialogues have loss flags or weights that this form cannot say")
     return notes
