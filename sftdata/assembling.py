@@ -194,6 +194,7 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
             "files": shards[name],
             "file_rows": found["shard_rows"],
             "bucket_rows": found["bucket_rows"],
+            "group_rows": found["group_rows"],
             "strategy": found["strategy"],
             "samples": found["samples"],
             **built.counts["gather"][name],

@@ -148,6 +148,7 @@ def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) ->
         "tokens": report.num_tokens_out,
         "weighted": bool(found.rows.weighted[contents.row].any()),
         "bucket_rows": [int(count) for count in packed.bucket_rows],
+        "group_rows": spec["mix"]["group_by_length"] or 1 if training else 1,
         "shard_rows": _cut_shards(np.diff(ends[packed.pack_offsets]), spec["shards"]["max_bytes"]),
         "packing": asdict(report),
         **({"mixture": report_mixture(contents, mixed, spec)} if training else {}),

@@ -132,6 +132,8 @@ class Split:
     files: tuple[str, ...]
     bucket_rows: tuple[int, ...]
     """Rows of each bucket in file order; the trainer reshuffles inside them and never across."""
+    group_rows: int = 1
+    """Consecutive rows of a bucket that are of similar length and stay together."""
 
     @property
     def packed(self) -> bool:
@@ -242,6 +244,7 @@ def open_shards(path: str | Path) -> Shards:
             num_rows=entry["rows"],
             files=tuple(entry["files"]),
             bucket_rows=tuple(entry["bucket_rows"]),
+            group_rows=entry.get("group_rows", 1),
         )
         for name, entry in manifest["splits"].items()
     }

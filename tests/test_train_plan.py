@@ -46,6 +46,15 @@ def test_epoch_order_shuffles_inside_buckets_only(buckets: tuple[int, ...], seed
     assert np.array_equal(order, epoch_order(sum(buckets), buckets, seed, epoch))
 
 
+def test_epoch_order_keeps_groups_of_similar_length_together() -> None:
+    for epoch in (1, 2):
+        order = epoch_order(42, (20, 22), 7, epoch, group_rows=4)
+        groups = [order[:20].reshape(-1, 4), order[20:40].reshape(-1, 4)]
+        assert all((np.diff(group) == 1).all() and (group[:, 0] % 4 == 0).all() for group in groups)
+        assert sorted(groups[0][:, 0].tolist()) == [0, 4, 8, 12, 16] != groups[0][:, 0].tolist()
+        assert order[40:].tolist() == [40, 41], "the short group stays at the end of its bucket"
+
+
 def test_epoch_order_starts_with_the_files_and_differs_by_epoch_and_seed() -> None:
     first, second, third = (epoch_order(100, (60, 40), 42, epoch).tolist() for epoch in range(3))
     assert first == list(range(100))

@@ -50,7 +50,8 @@ class PlannedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the row numbers of each micro-batch."""
-        order = epoch_order(self.split.num_rows, self.split.bucket_rows, self.seed, self.epoch).tolist()
+        split = self.split
+        order = epoch_order(split.num_rows, split.bucket_rows, self.seed, self.epoch, group_rows=split.group_rows).tolist()
         for start in range(0, len(order), self.micro_batch_size):
             yield order[start : start + self.micro_batch_size]
 

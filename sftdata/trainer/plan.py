@@ -113,11 +113,12 @@ def plan_run(num_rows: int, settings: TrainSettings) -> RunPlan:
     )
 
 
-def epoch_order(num_rows: int, bucket_rows: tuple[int, ...], seed: int, epoch: int) -> Int64:
+def epoch_order(num_rows: int, bucket_rows: tuple[int, ...], seed: int, epoch: int, *, group_rows: int = 1) -> Int64:
     """Return the order in which epoch `epoch` (from 0) reads the rows: (num_rows,).
 
     Epoch 0 is the order of the files. A later one is shuffled by (seed, epoch) inside each bucket, never across: buckets keep
-    the mix of sources even over the whole epoch.
+    the mix of sources even over the whole epoch. `group_rows` consecutive rows of a bucket, which are of similar length, stay
+    together, and the short group at its end stays there.
     """
     rows = np.arange(num_rows, dtype=np.int64)
     if epoch == 0:
@@ -125,5 +126,8 @@ def epoch_order(num_rows: int, bucket_rows: tuple[int, ...], seed: int, epoch: i
     if sum(bucket_rows) != num_rows:
         raise DamagedError(f"the manifest counts {sum(bucket_rows)} rows in buckets, the split has {num_rows}")
     buckets = np.repeat(np.arange(len(bucket_rows)), bucket_rows)
-    keys = keyed_hash(rows.astype(np.uint64), seed=seed, purpose=f"epoch {epoch}")
-    return np.lexsort((keys, buckets)).astype(np.int64)
+    ends = np.cumsum(bucket_rows, dtype=np.int64)[buckets]
+    begins = ends - np.array(bucket_rows, dtype=np.int64)[buckets]
+    group = rows - (rows - begins) % group_rows
+    keys = keyed_hash(group.astype(np.uint64), seed=seed, purpose=f"epoch {epoch}")
+    return np.lexsort((keys, group + group_rows > ends, buckets)).astype(np.int64)
