@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +11,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata import progress
-from sftdata.entries import LINEAGE_FILE, SHARD_FILE, TOKENIZED_FILE, plan_name, read_parts
+from sftdata.entries import LINEAGE_FILE, SHARD_FILE, plan_name, read_parts
 from sftdata.schemas import IGNORE_INDEX, LINEAGE
 from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
 from sftdata.tables import TableWriter, read_batches, stream_writer
+from sftdata.token_sources import TokenSource, TokenSources, equal_places
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+_Column = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""The values of a list column, and how many of them each row has."""
 
 
 class _Segments(NamedTuple):
@@ -39,63 +41,6 @@ class _Segments(NamedTuple):
         return _Segments(*(column[chosen] for column in self))  # type: ignore[arg-type]
 
 
-class _Source(NamedTuple):
-    """One record batch of a tokenized part, in memory-mapped columns: `first[i]` is where row i's tokens begin in `ids`."""
-
-    ids: Int32
-    first: Int64
-    run_pairs: Int32
-    run_first: Int64
-    weight_pairs: Int32
-    weight_first: Int64
-    weight_values: npt.NDArray[np.float32]
-    batch: pa.RecordBatch
-
-
-class _Sources:
-    """The record batches of all tokenized parts, opened when they are first needed and numbered through."""
-
-    def __init__(self, parts: list[Path]) -> None:
-        self._parts = parts
-        self._numbers: dict[int, tuple[Int64, int]] = {}
-        self.opened: list[_Source] = []
-        self.cut_answers: Counter[str] = Counter()
-        """Source → trained runs that go on after the end of the segment in which they begin."""
-
-    def locate(self, segments: _Segments) -> tuple[Int64, Int32]:
-        """Return, for every segment, the number of its record batch in `opened` and its row in that batch."""
-        number = np.empty(len(segments.part), dtype=np.int64)
-        local = np.empty(len(segments.part), dtype=np.int32)
-        for part in np.unique(segments.part).tolist():
-            ends, first_number = self._open(part)
-            mine = segments.part == part
-            batch = np.searchsorted(ends, segments.item[mine], side="right")
-            number[mine] = first_number + batch
-            local[mine] = segments.item[mine] - np.append(0, ends)[batch]
-        return number, local
-
-    def _open(self, part: int) -> tuple[Int64, int]:
-        if part not in self._numbers:
-            batches = list(read_batches(self._parts[part] / TOKENIZED_FILE))
-            ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
-            self._numbers[part] = (ends, len(self.opened))
-            self.opened.extend(map(_columns_of, batches))
-        return self._numbers[part]
-
-
-def _columns_of(batch: pa.RecordBatch) -> _Source:
-    ids, first = _list_values(batch, "input_ids")
-    run_pairs, run_first = _list_values(batch, "mask_runs")
-    weight_pairs, weight_first = _list_values(batch, "weight_starts")
-    weight_values, _ = _list_values(batch, "weight_values")
-    return _Source(ids, first, run_pairs, run_first, weight_pairs, weight_first, weight_values, batch)
-
-
-def _list_values(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], Int64]:
-    column = batch.column(name)
-    return column.values.to_numpy(), column.offsets.to_numpy().astype(np.int64)
-
-
 def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Write one shard and the lineage of its rows; return its counts.
 
@@ -103,25 +48,39 @@ def gather_shard(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     first token of a document may be trained).
     """
     counts = {"rows": 0, "segments": 0, "tokens": 0, "trained_tokens": 0}
-    sources = _Sources(read_parts(Path(spec["plan"]), Path(spec["work"])))
+    sources = TokenSources(read_parts(Path(spec["plan"]), Path(spec["work"])))
     with stream_writer(folder / LINEAGE_FILE, LINEAGE) as lineage:
         digest = write_shard(folder / SHARD_FILE, spec["columns"], _batches(spec, sources, lineage, counts))
     return {"counts": counts, "cut_answers": dict(sorted(sources.cut_answers.items())), "xxh3": digest}
 
 
 def _batches(
-    spec: dict[str, Any], sources: _Sources, lineage: TableWriter, counts: dict[str, int]
+    spec: dict[str, Any], sources: TokenSources, lineage: TableWriter, counts: dict[str, int]
 ) -> Iterator[pa.RecordBatch]:
     segments = _read_segments(Path(spec["plan"]) / plan_name(spec["split"]), spec["first_row"], spec["num_rows"])
-    for begin in range(0, spec["num_rows"], BATCH_ROWS):
-        first_row = spec["first_row"] + begin
-        num_rows = min(BATCH_ROWS, spec["num_rows"] - begin)
-        span = slice(*np.searchsorted(segments.row, (first_row, first_row + num_rows)))
-        chosen = segments.take(span)
-        located = sources.locate(chosen)
-        yield _fill(chosen, located, sources, range(first_row, first_row + num_rows), spec, counts)
+    for rows in _windows(segments, range(spec["first_row"], spec["first_row"] + spec["num_rows"])):
+        chosen = segments.take(slice(*np.searchsorted(segments.row, (rows.start, rows.stop))))
+        located = sources.locate(chosen.part, chosen.item)
+        yield from _record_batches(_fill(chosen, located, sources, rows, spec, counts), spec["columns"])
         _write_lineage(lineage, spec["split"], chosen, located, sources)
-        progress.tick(num_rows)
+        progress.tick(len(rows))
+
+
+WINDOW_TOKENS = 4 << 20
+"""Tokens that are copied at once: many short rows together, so that a part of the sources is looked at seldom."""
+
+
+def _windows(segments: _Segments, rows: range) -> Iterator[range]:
+    """Cut the rows into windows of whole batches: one, or as many as hold `WINDOW_TOKENS` tokens."""
+    borders = [*range(rows.start, rows.stop, BATCH_ROWS), rows.stop]
+    ends = np.append(0, np.cumsum(segments.length, dtype=np.int64))
+    tokens = ends[np.searchsorted(segments.row, borders)]
+    first = 0
+    while borders[first] < rows.stop:
+        last = int(np.searchsorted(tokens, tokens[first] + WINDOW_TOKENS, side="right")) - 1
+        last = min(max(last, first + 1), len(borders) - 1)
+        yield range(borders[first], borders[last])
+        first = last
 
 
 def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
@@ -141,12 +100,12 @@ def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
 def _fill(
     segments: _Segments,
     located: tuple[Int64, Int32],
-    sources: _Sources,
+    sources: TokenSources,
     rows: range,
     spec: dict[str, Any],
     counts: dict[str, int],
-) -> pa.RecordBatch:
-    """Return the record batch of some rows."""
+) -> dict[str, _Column]:
+    """Return the columns of some rows by name."""
     columns = spec["columns"]
     num_rows = len(rows)
     num_tokens = int(segments.length.sum(dtype=np.int64))
@@ -155,7 +114,7 @@ def _fill(
     labels = np.full(num_tokens, IGNORE_INDEX, dtype=np.int32)
     weights = np.ones(num_tokens if "loss_weights" in columns else 0, dtype=np.float32)
     number, item = located
-    for mine in _equal(number):
+    for mine in equal_places(number):
         chosen = segments._replace(item=item).take(mine)
         source = sources.opened[int(number[mine[0]])]
         num_cut = _copy(source, chosen, target[mine], (ids, labels, weights))
@@ -166,19 +125,32 @@ def _fill(
     weights[labels[: len(weights)] == IGNORE_INDEX] = 1.0
     local = segments.row - rows.start
     row_tokens = np.bincount(local, weights=segments.length, minlength=num_rows).astype(np.int64)
-    values: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {
+    counts["rows"] += num_rows
+    counts["segments"] += int(np.count_nonzero(begins))
+    counts["tokens"] += num_tokens
+    counts["trained_tokens"] += int(np.count_nonzero(labels != IGNORE_INDEX))
+    return {
         "input_ids": (ids, row_tokens),
         "labels": (labels, row_tokens),
         "attention_mask": (np.ones(num_tokens if "attention_mask" in columns else 0, dtype=np.int8), row_tokens),
         "seq_lengths": (_document_lengths(segments), np.bincount(local[begins], minlength=num_rows)),
         "loss_weights": (weights, row_tokens),
     }
-    counts["rows"] += num_rows
-    counts["segments"] += int(np.count_nonzero(begins))
-    counts["tokens"] += num_tokens
-    counts["trained_tokens"] += int(np.count_nonzero(labels != IGNORE_INDEX))
-    arrays = [list_column(*values[name], COLUMN_TYPES[name].value_type) for name in columns]
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([(name, COLUMN_TYPES[name]) for name in columns]))
+
+
+def _record_batches(columns: dict[str, _Column], names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Cut columns into record batches of `BATCH_ROWS` rows."""
+    schema = pa.schema([(name, COLUMN_TYPES[name]) for name in names])
+    ends = {name: np.append(0, np.cumsum(columns[name][1], dtype=np.int64)) for name in names}
+    num_rows = len(ends["input_ids"]) - 1
+    for first in range(0, num_rows, BATCH_ROWS):
+        last = min(first + BATCH_ROWS, num_rows)
+        arrays = []
+        for name in names:
+            values, lengths = columns[name]
+            span = slice(ends[name][first], ends[name][last])
+            arrays.append(list_column(values[span], lengths[first:last], COLUMN_TYPES[name].value_type))
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _document_lengths(segments: _Segments) -> Int32:
@@ -187,13 +159,7 @@ def _document_lengths(segments: _Segments) -> Int32:
     return np.add.reduceat(segments.length, begins) if len(begins) else segments.length
 
 
-def _equal(numbers: Int64) -> list[Int64]:
-    """Return the places of each number that occurs, one array a number."""
-    order = np.argsort(numbers, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
-
-
-def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
+def _copy(source: TokenSource, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
     """Copy the tokens, labels and weights of one part's segments to their places; return how many trained runs are cut."""
     ids, labels, weights = out
     first = source.first[segments.item] + segments.start
@@ -211,7 +177,7 @@ def _copy(source: _Source, segments: _Segments, target: Int64, out: tuple[Any, A
     return num_cut
 
 
-def _counts(source: _Source, items: Int32) -> Int64:
+def _counts(source: TokenSource, items: Int32) -> Int64:
     """Return the number of weight runs of the chosen rows."""
     return (source.weight_first[items + 1] - source.weight_first[items]) // 2
 
@@ -253,7 +219,7 @@ def _clip(pairs: Int32, start: Int32, length: Int32) -> tuple[Int32, Int32]:
 
 
 def _write_lineage(
-    lineage: TableWriter, split: str, segments: _Segments, located: tuple[Int64, Int32], sources: _Sources
+    lineage: TableWriter, split: str, segments: _Segments, located: tuple[Int64, Int32], sources: TokenSources
 ) -> None:
     if not len(segments.row):
         return
