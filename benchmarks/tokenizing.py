@@ -3,11 +3,12 @@
     python benchmarks/tokenizing.py [--data FILE.jsonl] [--tokenizer NAME=FOLDER]... [--conversations 20000] [--rounds 3]
 
 The stage reads cleaned records, formats them, renders the template, encodes, carries the trained characters over to tokens,
-guards against control tokens in the text, proves the stop tokens, and writes Arrow files. `tokenizers` alone only encodes the
-rendered texts, which lie ready in memory, by `encode_batch_fast` on all cores. TRL is `SFTTrainer`'s preparation of the same
-conversations (assistant_only_loss, packing) at the best of `dataset_num_proc` 1 and 2. Each round runs all sides; the ratios
-of each round are printed, and their medians. Without --tokenizer a byte-level and a SentencePiece-like BPE are learned from
-the data.
+guards against control tokens in the text, proves the stop tokens, and writes Arrow files; opening the tokenizer and the check
+of its fast engine are in it. `tokenizers` alone only encodes the rendered texts, which lie ready in memory, by
+`encode_batch_fast`. These two run on one core, one after the other, and processor time is compared: what else the machine
+does falls out. TRL is `SFTTrainer`'s preparation of the same conversations (assistant_only_loss, packing) at the best of
+`dataset_num_proc` 1 and 2, beside the stage with two workers, in time on the clock. Each round's ratios are printed, and
+their medians. Without --tokenizer a byte-level and a SentencePiece-like BPE are learned from the data.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ GENERATION = (
 )
 """ChatML with the marks that TRL needs to find the answers."""
 
+ONE_THREAD = {"RAYON_NUM_THREADS": "1"}
 Conversation = list[dict[str, str]]
 
 
@@ -125,23 +127,48 @@ def write_recipe(folder: Path, rows: list[Conversation], tokenizer: Path) -> Pat
     return path
 
 
-def stage(recipe: Path, out: Path) -> tuple[float, int]:
-    """Build in a process of its own; return the seconds of the tokenize stage, and tokens."""
-    command = [sys.executable, "-m", "sftdata", "build", str(recipe), "--out", str(out), "--work-dir", f"{out}.work", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    run = json.loads((out / ".sftdata" / "run.json").read_text())
-    return run["stage_seconds"]["tokenize"], json.loads(done.stdout)["counts"]["tokenize"]["tokens"]
+ONE_CORE = """
+import json, sys, time
+from sftdata import pipeline
+perform, spent = pipeline.perform, []
+def timed(task):
+    begin = time.process_time()
+    summary = perform(task)
+    if task.stage == "tokenize":
+        spent.append((time.process_time() - begin, summary["counts"]["tokens"]))
+    return summary
+pipeline.perform = timed
+pipeline.build(sys.argv[1], out=sys.argv[2], work_dir=sys.argv[2] + ".work", workers=1)
+print(json.dumps([sum(column) for column in zip(*spent)]))
+"""
+"""A build in one process that prints the processor seconds and the tokens of its tokenize tasks."""
+
+
+def one_core(recipe: Path, out: Path) -> tuple[float, int]:
+    """Return the processor seconds and the tokens of the stage in one process."""
+    command = [sys.executable, "-c", ONE_CORE, str(recipe), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env={**os.environ, **ONE_THREAD})
+    seconds, num_tokens = json.loads(done.stdout)
+    return seconds, num_tokens
+
+
+def on_the_clock(recipe: Path, out: Path) -> float:
+    """Return the seconds of the stage with two workers."""
+    command = [sys.executable, "-m", "sftdata", "build", str(recipe), "--out", str(out), "--work-dir", f"{out}.work"]
+    environment = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+    subprocess.run([*command, "--workers", "2"], capture_output=True, cwd=ROOT, check=True, env=environment)
+    return float(json.loads((out / ".sftdata" / "run.json").read_text())["stage_seconds"]["tokenize"])
 
 
 def encode_alone(tokenizer: Path, rows: list[Conversation]) -> tuple[float, int]:
-    """Encode the rendered conversations with `tokenizers` on all cores; return seconds and tokens."""
+    """Encode the rendered conversations with `tokenizers` on one core; return processor seconds and tokens."""
     from tokenizers import Tokenizer
 
     texts = ["".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in row) for row in rows]
     loaded = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    begin = time.perf_counter()
+    begin = time.process_time()
     num_tokens = sum(len(row.ids) for row in loaded.encode_batch_fast(texts, add_special_tokens=False))
-    return time.perf_counter() - begin, num_tokens
+    return time.process_time() - begin, num_tokens
 
 
 def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> float:
@@ -166,7 +193,10 @@ def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> f
         path = Path(name) / "rows.json"
         path.write_text(json.dumps(rows))
         command = [sys.executable, "-c", script, str(tokenizer), str(path), GENERATION, str(processes), name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        environment = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**environment, "HF_HUB_OFFLINE": "1"}
+        )
     if done.returncode:
         raise SystemExit(f"TRL failed: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.split()[-1])
@@ -175,24 +205,23 @@ def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> f
 def compare(name: str, tokenizer: Path, rows: list[Conversation], folder: Path, count: int) -> Callable[[], None]:
     """Run all sides `count` times for one tokenizer and print the ratios; return a function that prints TRL's."""
     recipe = write_recipe(folder / name, rows, tokenizer.resolve())
-    ratios, speeds = [], []
-    saved = tokenizer
+    ratios = []
     for number in range(count):
         out = folder / f"{name}-{number}"
-        seconds, num_tokens = stage(recipe, out)
-        saved = out / "tokenizer"
-        alone, num_alone = encode_alone(saved, rows)
+        seconds, num_tokens = one_core(recipe, out)
+        alone, num_alone = encode_alone(out / "tokenizer", rows)
         if num_alone != num_tokens:
             raise SystemExit(f"the sides made {num_tokens} and {num_alone} tokens of the same texts")
-        speeds.append(num_tokens / seconds)
         ratios.append(alone / seconds)
-        print(f"{name} {number}: stage {speeds[-1]:,.0f} tokens/s, tokenizers {num_alone / alone:,.0f}; ratio {ratios[-1]:.2f}")
-    engines = json.loads((saved.parent / "manifest.json").read_text())["tokenizer"]["engines"]
+        speeds = f"stage {num_tokens / seconds:,.0f} tokens/s a core, tokenizers {num_alone / alone:,.0f}"
+        print(f"{name} {number}: {speeds}; ratio {ratios[-1]:.2f}", flush=True)
+    engines = json.loads((out / "manifest.json").read_text())["tokenizer"]["engines"]
     print(f"{name}: {num_tokens:,} tokens, engine {engines}; median ratio to tokenizers alone {statistics.median(ratios):.2f}")
 
     def beside_trl() -> None:
-        best = min(trl_prepares(saved, rows, processes) for processes in (1, 2))
-        print(f"{name}: TRL {num_tokens / best:,.0f} tokens/s; ratio {statistics.median(speeds) * best / num_tokens:.1f}")
+        theirs = min(trl_prepares(out / "tokenizer", rows, processes) for processes in (1, 2))
+        ours = on_the_clock(recipe, folder / f"{name}-clock")
+        print(f"{name}: TRL {num_tokens / theirs:,.0f} tokens/s, stage {num_tokens / ours:,.0f}; ratio {theirs / ours:.1f}")
 
     return beside_trl
 
@@ -206,6 +235,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-trl", action="store_true")
     arguments = parser.parse_args()
+    os.environ.update(ONE_THREAD)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, " + ", ".join(f"{n} {version(n)}" for n in LIBRARIES))
     texts = sentences(arguments.data)
     rows = conversations(texts, arguments.conversations)

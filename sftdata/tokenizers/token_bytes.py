@@ -148,6 +148,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 _ALPHABET = _byte_alphabet()
 _SPELLED = {byte: character for character, byte in _ALPHABET.items()}
+_NO_BYTE = 0xFFFF
+_TO_LATIN_1 = {byte: _NO_BYTE for byte in range(256)} | {ord(character): byte for character, byte in _ALPHABET.items()}
+"""Character of the alphabet → the Latin-1 character of its byte; other characters below 256 → one that Latin-1 lacks."""
 
 
 def spell_bytes(text: str) -> str:
@@ -158,14 +161,13 @@ def spell_bytes(text: str) -> str:
 def read_bytes(token: str) -> bytes:
     """Return the bytes that a token of a byte-level vocabulary stands for."""
     try:
-        return bytes(_ALPHABET[character] for character in token)
-    except KeyError:
+        return token.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode("utf-8")  # no token of the alphabet; it can never be produced, or the proof will refuse it
 
 
 def _decode_sentencepiece(token: str) -> bytes:
-    byte = _BYTE_TOKEN.fullmatch(token)
-    if byte:
+    if token.startswith("<0x") and (byte := _BYTE_TOKEN.fullmatch(token)):
         return bytes([int(byte[1], 16)])
     return token.replace(SPACE, " ").encode("utf-8")
 
