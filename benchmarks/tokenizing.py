@@ -3,12 +3,13 @@
     python benchmarks/tokenizing.py [--data FILE.jsonl] [--tokenizer NAME=FOLDER]... [--conversations 20000] [--rounds 3]
 
 The stage reads cleaned records, formats them, renders the template, encodes, carries the trained characters over to tokens,
-guards against control tokens in the text, proves the stop tokens, and writes Arrow files; opening the tokenizer and the check
-of its fast engine are in it. `tokenizers` alone only encodes the rendered texts, which lie ready in memory, by
-`encode_batch_fast`. These two run on one core, one after the other, and processor time is compared: what else the machine
-does falls out. TRL is `SFTTrainer`'s preparation of the same conversations (assistant_only_loss, packing) at the best of
-`dataset_num_proc` 1 and 2, beside the stage with two workers, in time on the clock. Each round's ratios are printed, and
-their medians. Without --tokenizer a byte-level and a SentencePiece-like BPE are learned from the data.
+guards against control tokens in the text, proves the stop tokens, and writes Arrow files. `tokenizers` alone only encodes the
+rendered texts, which lie ready in memory, by `encode_batch_fast`. These two run on one core, one after the other, and
+processor time is compared: what else the machine does falls out. Loading a tokenizer is counted on neither side; what the
+stage spends on it, with the check of its fast engine, is printed. TRL is `SFTTrainer`'s preparation of the same conversations
+(assistant_only_loss, packing) at the best of `dataset_num_proc` 1 and 2, beside the stage with two workers, in time on the
+clock. Each round's ratios are printed, and their medians. Without --tokenizer a byte-level and a SentencePiece-like BPE are
+learned from the data.
 """
 
 from __future__ import annotations
@@ -129,9 +130,15 @@ def write_recipe(folder: Path, rows: list[Conversation], tokenizer: Path) -> Pat
 
 ONE_CORE = """
 import json, sys, time
+from pathlib import Path
 from sftdata import pipeline
-perform, spent = pipeline.perform, []
+from sftdata.tokenizers.encoder import open_encoder
+perform, spent, opening = pipeline.perform, [], []
 def timed(task):
+    begin = time.process_time()
+    if task.stage == "tokenize":
+        open_encoder(Path(task.spec["tokenizer"]), engine=task.spec["engine"])
+        opening.append(time.process_time() - begin)
     begin = time.process_time()
     summary = perform(task)
     if task.stage == "tokenize":
@@ -139,17 +146,17 @@ def timed(task):
     return summary
 pipeline.perform = timed
 pipeline.build(sys.argv[1], out=sys.argv[2], work_dir=sys.argv[2] + ".work", workers=1)
-print(json.dumps([sum(column) for column in zip(*spent)]))
+print(json.dumps([*(sum(column) for column in zip(*spent)), sum(opening)]))
 """
-"""A build in one process that prints the processor seconds and the tokens of its tokenize tasks."""
+"""A build in one process that prints processor seconds and tokens of its tokenize tasks, and the seconds of opening."""
 
 
-def one_core(recipe: Path, out: Path) -> tuple[float, int]:
-    """Return the processor seconds and the tokens of the stage in one process."""
+def one_core(recipe: Path, out: Path) -> tuple[float, int, float]:
+    """Return processor seconds and tokens of the stage in one process, and the seconds that opening the tokenizer took."""
     command = [sys.executable, "-c", ONE_CORE, str(recipe), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env={**os.environ, **ONE_THREAD})
-    seconds, num_tokens = json.loads(done.stdout)
-    return seconds, num_tokens
+    seconds, num_tokens, opening = json.loads(done.stdout)
+    return seconds, num_tokens, opening
 
 
 def on_the_clock(recipe: Path, out: Path) -> float:
@@ -208,13 +215,13 @@ def compare(name: str, tokenizer: Path, rows: list[Conversation], folder: Path, 
     ratios = []
     for number in range(count):
         out = folder / f"{name}-{number}"
-        seconds, num_tokens = one_core(recipe, out)
+        seconds, num_tokens, opening = one_core(recipe, out)
         alone, num_alone = encode_alone(out / "tokenizer", rows)
         if num_alone != num_tokens:
             raise SystemExit(f"the sides made {num_tokens} and {num_alone} tokens of the same texts")
         ratios.append(alone / seconds)
         speeds = f"stage {num_tokens / seconds:,.0f} tokens/s a core, tokenizers {num_alone / alone:,.0f}"
-        print(f"{name} {number}: {speeds}; ratio {ratios[-1]:.2f}", flush=True)
+        print(f"{name} {number}: {speeds}; ratio {ratios[-1]:.2f} (opened in {opening:.2f} s)", flush=True)
     engines = json.loads((out / "manifest.json").read_text())["tokenizer"]["engines"]
     print(f"{name}: {num_tokens:,} tokens, engine {engines}; median ratio to tokenizers alone {statistics.median(ratios):.2f}")
 

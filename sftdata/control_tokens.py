@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sftdata.masking import to_bytes
 from sftdata.records import InvalidRecord, Span, Turn
@@ -61,6 +62,8 @@ def find_forged(
     control, span = control[touching], span[touching]
     inside = (content.starts[span] <= starts[touching]) & (ends[touching] <= content.ends[span])
     row = np.searchsorted(encoded.row_offsets, control, side="right") - 1
+    written = _may_be_written(encoder, batch, encoded.ids[control], row)
+    control, span, inside, row = control[written], span[written], inside[written], row[written]
     columns = (encoded.ids[control], control, row, content.values[span].astype(np.int64), inside)
     forged: dict[int, list[Found]] = {}
     for number, token, owner, turn, whole in zip(*(column.tolist() for column in columns), strict=True):
@@ -72,6 +75,18 @@ def find_forged(
         if forging is not None:
             forged.setdefault(owner, []).append(Found(forging, literal))
     return forged
+
+
+def _may_be_written(
+    encoder: Encoder, batch: Batch, ids: npt.NDArray[np.int32], row: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Return which control tokens may be written in their rows: not the unknown token where the text does not name it."""
+    unknown = encoder.control.unknown
+    if unknown is None:
+        return np.ones(len(ids), dtype=bool)
+    naming = [number for number, text in enumerate(batch.texts) if unknown in text]
+    written: npt.NDArray[np.bool_] = (ids != encoder.control.ids[unknown]) | np.isin(row, naming)
+    return written
 
 
 def _place(encoder: Encoder, batch: Batch, encoded: Encoded, row: int, token: int) -> tuple[int, int] | None:

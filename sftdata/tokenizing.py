@@ -31,7 +31,6 @@ from sftdata.shards import list_column
 from sftdata.tables import TableWriter, stream_writer
 from sftdata.templates.jinja import TURN_ENDS
 from sftdata.templates.render import scope_of
-from sftdata.tokenizers import files as tokenizer_files
 from sftdata.tokenizers.encoder import Batch, Encoded, Encoder, concatenate, open_encoder
 from sftdata.tokenizers.engine import EnginesDiffer, text_number
 from sftdata.tokenizing_compat import Writers, tokenize_as_published
@@ -111,8 +110,8 @@ def _check_conservation(spec: dict[str, Any], counts: Counter[str], tokenized: T
 
 def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, TableWriter, TableWriter]) -> _Part:
     folder = Path(spec["tokenizer"])
-    files = tokenizer_files.read(folder)
     encoder = open_encoder(folder, engine=engine)
+    files = encoder.files
     options = spec["tokenize"]
     name, format_options = spec["format"]
     template = open_template(spec["template"], files)

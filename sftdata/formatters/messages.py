@@ -35,6 +35,7 @@ ROLES = {
 }
 """Role in the data, lower case → role of the turn."""
 
+PLAIN_SHAPES = {(role, content): f"{role}/{content}" for role in ROLE_KEYS for content in CONTENT_KEYS}
 CALL_ROLES = ("function_call", "tool_call", "tool_calls")
 """Roles of an assistant's turn whose text is a tool call, as JSON."""
 
@@ -65,8 +66,10 @@ def messages(
     mapped = {role.lower(): target for role, target in roles.items()} if roles else {}
     turns: list[Turn] = []
     shapes = set()
+    plain_roles = {role: name for role, name in {**ROLES, **mapped}.items() if name not in CALL_ROLES} if mapped else ROLES
     for number, message in enumerate(items):
-        turn, shape = _turn(message, (name, number), mapped)
+        plain = _plain_turn(message, name, number, plain_roles)
+        turn, shape = plain or _turn(message, (name, number), mapped)
         turns.append(turn)
         shapes.add(shape)
     if system is not None and record.get(system) not in (None, ""):
@@ -128,8 +131,6 @@ def _turn(message: Any, path: Path, roles: dict[str, str]) -> tuple[Turn, str]:
     """Return one message as a turn, and the name of its shape."""
     if not isinstance(message, dict):
         raise InvalidRecord("field_type", f"{place_of(path)} is {type(message).__name__}, not an object with role and content")
-    if len(message) == 2 and (plain := _plain_turn(message, path, roles)) is not None:
-        return plain
     role_key = first_key(message, ROLE_KEYS, path)
     role = _role(message[role_key], path, roles)
     if role in CALL_ROLES:
@@ -141,15 +142,15 @@ def _turn(message: Any, path: Path, roles: dict[str, str]) -> tuple[Turn, str]:
     return _with_fields(turn, message, path), shape
 
 
-def _plain_turn(message: dict[str, Any], path: Path, roles: dict[str, str]) -> tuple[Turn, str] | None:
+def _plain_turn(message: Any, name: str, number: int, roles: dict[str, str]) -> tuple[Turn, str] | None:
     """Return a message that is a known role and a text and nothing else, as most are; None for any other."""
-    role_key, content_key = message
-    if role_key not in ROLE_KEYS or content_key not in CONTENT_KEYS:
+    if type(message) is not dict or len(message) != 2:
         return None
-    name, content = message[role_key], message[content_key]
-    if type(name) is not str or type(content) is not str or name in roles or name not in ROLES:
+    (role_key, role), (content_key, content) = message.items()
+    shape = PLAIN_SHAPES.get((role_key, content_key))
+    if shape is None or type(content) is not str or type(role) is not str or role not in roles:
         return None
-    return Turn(ROLES[name], (Span((*path, content_key), content),)), f"{role_key}/{content_key}"
+    return Turn(roles[role], (Span((name, number, content_key), content),)), shape
 
 
 def _content_turn(role: str, message: dict[str, Any], path: Path, role_key: str) -> tuple[Turn, str]:

@@ -20,7 +20,7 @@ import orjson
 from sftdata import storage
 from sftdata.tokenizers.control import ControlTokens, escaped_json
 from sftdata.tokenizers.engine import EnginesDiffer, open_fast_engine, quoted
-from sftdata.tokenizers.files import load, read_text
+from sftdata.tokenizers.files import load, read, read_text
 from sftdata.tokenizers.token_bytes import TokenBytes, read_token_bytes
 
 Int32 = npt.NDArray[np.int32]
@@ -58,6 +58,10 @@ class Batch(NamedTuple):
     """(n + 1,) character offset of each text."""
 
 
+NUM_ASKED = 16
+"""Texts of a batch of which it is asked whether their tokens spell them."""
+
+
 def concatenate(texts: Sequence[str]) -> Batch:
     """Return the texts as one UTF-8 array with the borders of rows and characters."""
     encoded = [text.encode("utf-8") for text in texts]
@@ -81,7 +85,8 @@ class Encoder:
         self.folder = folder
         text = read_text(folder / "tokenizer.json")
         self.tokenizer = load(text, str(folder / "tokenizer.json"))
-        value: dict[str, Any] = orjson.loads(text)
+        self.files = read(folder)
+        value = self.files.tokenizer
         self.control = ControlTokens(value)
         self.vocab_size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.is_control = np.zeros(max([self.vocab_size, *self.control.texts]) + 1, dtype=bool)
@@ -105,7 +110,7 @@ class Encoder:
 
         `first_text`: the `text_number` of the first, from which follows which of them are checked. Raises EnginesDiffer.
         """
-        if self._token_bytes is None:
+        if self._token_bytes is None or (self._fast is None and not self._spells_texts(batch)):
             return splice(batch, None, self._with_offsets(batch, range(len(batch.texts))))
         ids, row_offsets = self._ids(batch.texts, first_text)
         starts, ends, proven = self._token_bytes.borders(ids, row_offsets, batch.data, batch.row_bytes)
@@ -118,6 +123,17 @@ class Encoder:
             if list(row_ids) != ids[row_offsets[row] : row_offsets[row + 1]].tolist():
                 raise EnginesDiffer(quoted(batch.texts[row]))
         return splice(batch, fast, again)
+
+    def _spells_texts(self, batch: Batch) -> bool:
+        """Return whether the tokens of most texts are the bytes of the text, asked of the first ones of the batch.
+
+        Where they are not (a normaliser changes texts, letters are unknown), nearly every text would be encoded twice.
+        """
+        assert self._token_bytes is not None
+        some = concatenate(batch.texts[:NUM_ASKED])
+        ids, row_offsets = self._ids(some.texts, 0)
+        _, _, proven = self._token_bytes.borders(ids, row_offsets, some.data, some.row_bytes)
+        return bool(2 * np.count_nonzero(proven) >= len(proven))
 
     def _ids(self, texts: Sequence[str], first_text: int) -> tuple[Int32, Int64]:
         if self._fast is not None:

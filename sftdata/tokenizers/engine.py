@@ -15,7 +15,7 @@ import numpy.typing as npt
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-NUM_FIRST = 100
+NUM_FIRST = 40
 """Texts at the beginning of each of the first parts that both engines encode."""
 
 NUM_FIRST_PARTS = 8
