@@ -19,6 +19,7 @@ import yaml
 from sftdata import registry, storage
 from sftdata.card import dataset_card
 from sftdata.entries import LEDGER_FILE, LINEAGE_FILE, QUARANTINE_FILE, SHARD_FILE, plan_name
+from sftdata.environment import is_pinned
 from sftdata.origins import write_origins
 from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
@@ -64,10 +65,15 @@ class Built:
     """Stage name → counts, checked for conservation."""
 
     @property
+    def read_tasks(self) -> list[Task]:
+        """The tasks that handle records: those of Prepare and of Tokenize."""
+        return [*(item.task for item in self.prepared), *(task for _, task in self.tokenized)]
+
+    @property
     def fingerprint(self) -> str:
         """One digest of all that the folder depends on."""
-        return fingerprint([FORMAT_VERSION, self.tokenizer.fingerprint, [item.task.fingerprint for item in self.gathered],
-                            resolved_recipe(self.loaded)])  # fmt: skip
+        tasks = [*self.read_tasks, self.resolved, self.tokenizer, self.plan, *(item.task for item in self.gathered)]
+        return fingerprint([FORMAT_VERSION, [task.fingerprint for task in tasks], resolved_recipe(self.loaded)])
 
 
 def assemble(folder: Path, built: Built) -> dict[str, Any]:
@@ -207,7 +213,7 @@ def manifest_body(built: Built, shards: dict[str, list[str]], columns: Sequence[
         "format_version": FORMAT_VERSION,
         "name": recipe.name,
         "fingerprint": built.fingerprint,
-        "reproducible": True,
+        "reproducible": not is_pinned(built.read_tasks),
         "seed": recipe.seed,
         "sequence_len": recipe.tokenize.sequence_len,
         "compat": recipe.tokenize.compat,

@@ -111,7 +111,7 @@ def _answers(step: BoundStep, spans: SpanTable) -> Sequence[Answer]:
             function, options = step.function, step.options
             return [function(text, **options) for text in spans.texts]
         answers: Sequence[Answer] = step.function(spans.to_arrow(), **step.options)
-    except SftdataError:
+    except (SftdataError, MemoryError):
         raise
     except Exception as error:
         raise SftdataError(f"cleaner {step.name!r} raised {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from sftdata import __version__, registry, storage, strict_yaml
 from sftdata.accounting import add_counts, check_some_kept, check_sources
 from sftdata.assembling import list_files, write_parquet
 from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
+from sftdata.environment import is_pinned, with_pins
 from sftdata.errors import ConservationError, DataError, RecipeError
+from sftdata.executors.local import run_alone
 from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
@@ -21,9 +24,10 @@ from sftdata.runner import TaskRunner
 from sftdata.scanning import Part, check_unchanged, describe_files, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
+from sftdata.step_origin import StepOrigin
 from sftdata.tables import read_batches
-from sftdata.tasks import StepOrigin, prepare_task
-from sftdata.work import Task, fingerprint, remove_leftovers
+from sftdata.tasks import prepare_task
+from sftdata.work import Task, fingerprint, without_leftovers
 
 DOCUMENTS = "documents"
 """The one split of an ingested folder."""
@@ -66,7 +70,7 @@ def ingest(
     _check_output(output)
     with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
-        remove_leftovers(work)
+        storage.remove_staged(output)
         parts = scan([source], Path(), exclude=(output, work), allow_code=allow_code)
         tasks, summaries = _read(parts, work, workers, allow_code)
         check_sources([part.source.name for part in parts], summaries)
@@ -109,11 +113,15 @@ def _read(parts: Sequence[Part], work: Path, workers: int | None, allow_code: bo
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise RecipeError(f"workers: {workers!r}; give a whole number, at least 1")
     executor = choose_executor(workers, parts)
-    try:
-        planned = [prepare_task(part, work, StepOrigin(Path(), allow_code)) for part in parts]
-        return [item.task for item in planned], TaskRunner(perform, executor).map(planned)
-    finally:
-        executor.close()
+    with without_leftovers(work), closing(executor):
+        return with_pins(lambda: _attempt(parts, work, StepOrigin(Path(), allow_code), executor))
+
+
+def _attempt(
+    parts: Sequence[Part], work: Path, origin: StepOrigin, executor: Any
+) -> tuple[list[Task], list[dict[str, Any]]]:
+    planned = [prepare_task(part, work, origin) for part in parts]
+    return [item.task for item in planned], TaskRunner(perform, executor, run_alone).map(planned)
 
 
 def _publish(
@@ -122,27 +130,38 @@ def _publish(
     """Write the folder beside its place and swap it in."""
     identity = fingerprint([FORMAT_VERSION, [task.fingerprint for task in tasks]])
     counts = add_counts(summaries)
-    temporary = output.with_name(f".{output.name}.tmp-{identity}")
-    storage.remove_tree(temporary)
-    storage.make_folder(temporary / DOCUMENTS)
+    with storage.staged(output, identity) as folder:
+        return _write_folder(folder, source, describe_files(parts, summaries), (tasks, counts), identity)
+
+
+def _write_folder(
+    folder: Path,
+    source: Source,
+    inputs: list[dict[str, Any]],
+    read: tuple[Sequence[Task], dict[str, int]],
+    identity: str,
+) -> dict[str, Any]:
+    """Write all files of an ingest; return the manifest. read: the tasks that read the inputs, and their counts."""
+    tasks, counts = read
     documents = [task.entry / DOCUMENTS_FILE for task in tasks]
-    num_rows = _write_documents(temporary / DOCUMENTS, documents, identity)
+    storage.make_folder(folder / DOCUMENTS)
+    num_rows = _write_documents(folder / DOCUMENTS, documents, identity)
     if num_rows != counts["kept"] or counts["kept"] + counts["quarantined"] != counts["records"]:
         raise ConservationError(f"{counts['records']:,} records in, {num_rows:,} rows out; nothing is published")
-    write_parquet(temporary / "quarantine.parquet", QUARANTINE, (task.entry / QUARANTINE_FILE for task in tasks))
-    storage.write_json(temporary / "dataset_dict.json", {"splits": [DOCUMENTS]})
+    write_parquet(folder / "quarantine.parquet", QUARANTINE, (task.entry / QUARANTINE_FILE for task in tasks))
+    storage.write_json(folder / "dataset_dict.json", {"splits": [DOCUMENTS]})
     body = {
         "format_version": FORMAT_VERSION,
         "name": source.name,
         "sftdata": __version__,
         "fingerprint": identity,
+        "reproducible": not is_pinned(tasks),
         "ingest": {source.ingest.name: source.ingest.options},
         "counts": {"prepare": counts},
-        "inputs": describe_files(parts, summaries),
-        "files": list(list_files(temporary)),
+        "inputs": inputs,
+        "files": list(list_files(folder)),
     }
-    storage.write_bytes(temporary / MANIFEST, sealed(body))
-    storage.publish(temporary, output)
+    storage.write_bytes(folder / MANIFEST, sealed(body))
     return body
 
 

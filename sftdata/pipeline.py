@@ -14,9 +14,9 @@ A task whose result lies in the work folder is not run again. Between stages onl
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from sftdata import storage
 from sftdata.accounting import add_counts, check_conservation, check_limits, check_sources
 from sftdata.assembling import Built, assemble
 from sftdata.entries import QUARANTINE_FILE
-from sftdata.errors import DamagedError, DataError, RecipeError, SftdataError
-from sftdata.executors.local import SerialExecutor, available_cores, local_executor
+from sftdata.environment import with_pins
+from sftdata.errors import DamagedError, DataError, RecipeError
+from sftdata.executors.local import ProcessExecutor, SerialExecutor, available_cores, local_executor, run_alone
 from sftdata.gathering import gather_shard
 from sftdata.planning import plan
 from sftdata.preparing import prepare_part
@@ -41,7 +42,7 @@ from sftdata.tasks import Prepared, TaskMaker
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizing import tokenize_part
 from sftdata.views.report import report_page
-from sftdata.work import Task, remove_leftovers, run_task
+from sftdata.work import Task, run_task, without_leftovers
 
 STAGES = {
     "prepare": prepare_part,
@@ -69,6 +70,8 @@ class BuildResult:
     num_tasks: int
     num_reused: int
     """Tasks whose result existed."""
+    damaged: list[str]
+    """Tasks whose result existed and was damaged: it was made again."""
     unchanged: bool
     """True where the folder held this very build already."""
 
@@ -101,24 +104,28 @@ def build(
     begin = time.time()
     with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
-        remove_leftovers(work)
+        storage.remove_staged(output)
         parts = _scan(loaded, output, work)
         executor = choose_executor(workers, parts)
-        runner = TaskRunner(perform, executor)
-        try:
-            built = tell(TaskMaker(loaded, work), runner, parts, limit)
-        finally:
-            executor.close()
+        with without_leftovers(work), closing(executor):
+            built, runner = with_pins(lambda: _attempt(loaded, work, executor, parts, limit))
         check_unchanged(parts)
         manifest = _finished(output, built.fingerprint)
         unchanged = manifest is not None
         if manifest is None:
             origin = origin_of(loaded, work, limit)
             run = describe_run(begin, origin, workers=executor.num_workers, stage_seconds=runner.seconds,
-                               tasks=len(runner.planned), reused=runner.num_reused)  # fmt: skip
+                               tasks=len(runner.planned), reused=runner.num_reused, damaged=runner.damaged)  # fmt: skip
             manifest = _publish(output, built, run, accept)
         write_history(work, loaded.recipe.name, runner.planned)
-    return BuildResult(output, manifest, len(runner.planned), runner.num_reused, unchanged)
+    return BuildResult(output, manifest, len(runner.planned), runner.num_reused, runner.damaged, unchanged)
+
+
+def _attempt(
+    loaded: Loaded, work: Path, executor: Any, parts: Sequence[Part], limit: int | None
+) -> tuple[Built, TaskRunner]:
+    runner = TaskRunner(perform, executor, run_alone)
+    return tell(TaskMaker(loaded, work), runner, parts, limit), runner
 
 
 def plan_build(
@@ -134,7 +141,7 @@ def plan_build(
     loaded = _loaded(recipe, overrides, allow_code)
     output, work = _folders(loaded, out, work_dir)
     _check_counts(None, limit)
-    rehearsal = Rehearsal(read_history(work, loaded.recipe.name))
+    rehearsal = Rehearsal(read_history(work, loaded.recipe.name), available_cores())
     try:
         tell(TaskMaker(loaded, work), rehearsal, _scan(loaded, output, work), limit)
     except NotYetKnown:
@@ -246,10 +253,11 @@ def _check_counts(workers: int | None, limit: int | None) -> None:
 
 
 def choose_executor(workers: int | None, parts: Sequence[Part]) -> Any:
-    """Return worker processes, or this very process where there is too little to share."""
-    if workers is None and sum(part.stamp[0] for part in parts) < SMALL_INPUT:
-        return SerialExecutor()
-    return local_executor(workers or available_cores())
+    """Return worker processes, or this very process where one worker was asked for or there is too little to share."""
+    if workers is not None:
+        return local_executor(workers)
+    small = sum(part.stamp[0] for part in parts) < SMALL_INPUT
+    return SerialExecutor() if small else ProcessExecutor(available_cores())
 
 
 def _finished(output: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -265,19 +273,9 @@ def _finished(output: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def _publish(output: Path, built: Built, run: dict[str, Any], accept: Accept | None) -> dict[str, Any]:
     """Assemble the folder beside its place and swap it in."""
-    temporary = output.with_name(f".{output.name}.tmp-{built.fingerprint}")
-    storage.remove_tree(temporary)
-    storage.make_folder(temporary)
-    manifest = assemble(temporary, built)
-    if accept is not None:
-        try:
+    with storage.staged(output, built.fingerprint) as folder:
+        manifest = assemble(folder, built)
+        if accept is not None:
             accept(manifest)
-        except SftdataError:
-            storage.remove_tree(temporary)
-            raise
-    write_run_record(temporary, run, report_page(open_shards(temporary), run))
-    for other in output.parent.glob(f".{glob.escape(output.name)}.tmp-*"):
-        if other != temporary:
-            storage.remove_tree(other)
-    storage.publish(temporary, output)
+        write_run_record(folder, run, report_page(open_shards(folder), run))
     return manifest

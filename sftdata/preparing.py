@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 import xxhash
 
-from sftdata import progress, registry
+from sftdata import progress, registry, storage
 from sftdata.cleaning import BoundStep, Cleaned, SpanTable, bind, clean, write_back
 from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_FILE
+from sftdata.environment import one_by_one
 from sftdata.errors import ConservationError, DataError, SftdataError
 from sftdata.ledger import Entry
 from sftdata.record_json import canonical
@@ -51,7 +52,7 @@ class _Part:
 
 
 def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """Prepare one input part into `folder` and return its counts.
+    """Prepare one input part into `folder`; return its counts and the digests of what later stages read.
 
     Writes DOCUMENT, KEYS, LEDGER and QUARANTINE streams. Raises DataError for a file that cannot be read at all.
     """
@@ -79,18 +80,24 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             _prepare_batch(part, batch, spec["ingest"][0])
             progress.tick(len(batch))
     _check_conservation(part)
-    return {"counts": dict(sorted(part.counts.items()))}
+    digests = {name: storage.file_digest(folder / name) for name in (DOCUMENTS_FILE, KEYS_FILE)}
+    return {"counts": dict(sorted(part.counts.items())), "digests": digests}
 
 
 def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
     name, options = spec["ingest"]
     step = registry.find_step("ingestor", name, allow_code=part.allow_code)
+    records = _read(step, part.file, options)
+    most = BATCH_RECORDS
+    if spec.get("left_out") is not None:
+        first = part.file.piece.first_record if part.file.piece else 0
+        records, most = one_by_one(records, spec["left_out"], first), 1
     batch: list[Record | Bad] = []
     size = 0
-    for record in islice(_read(step, part.file, options), spec["limit"]):
+    for record in islice(records, spec["limit"]):
         batch.append(record)
         size += len(record.raw) if isinstance(record, Bad) else _text_size(record.fields)
-        if len(batch) == BATCH_RECORDS or size >= BATCH_CHARACTERS:
+        if len(batch) == most or size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:

@@ -10,12 +10,19 @@ from contextlib import contextmanager
 
 _listeners: list[Callable[[int], None]] = []
 _stage_listeners: list[Callable[[str, int], None]] = []
+_place_listeners: list[Callable[[str], None]] = []
 
 
 def tick(count: int) -> None:
     """Tell the listeners that `count` more rows (or shard rows) are done."""
     for listener in _listeners:
         listener(count)
+
+
+def at(place: str) -> None:
+    """Tell the listeners which record a task is at that handles one after the other: where it is lost, they know it."""
+    for listener in _place_listeners:
+        listener(place)
 
 
 def stage(name: str, num_tasks: int) -> None:
@@ -28,6 +35,11 @@ def forward(listener: Callable[[int], None]) -> Callable[[], None]:
     """Call `listener(count)` at every tick; returns a function that ends it."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
+
+
+def forward_places(listener: Callable[[str], None]) -> None:
+    """Call `listener(place)` at every place, until the process ends."""
+    _place_listeners.append(listener)
 
 
 @contextmanager

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sftdata import progress, storage
+from sftdata.environment import is_pinned
 from sftdata.tasks import Planned
-from sftdata.work import ENTRY, Task, read_entry
+from sftdata.work import Task, read_entries
 
 Summary = dict[str, Any]
 
+DECISIONS = frozenset({"resolve", "tokenizer", "plan"})
+"""Stages of one task, over all rows."""
+
+
 class Executor(Protocol):
     """Where tasks are carried out: nothing but a map."""
+
+    num_workers: int
 
     def map(self, function: Callable[[Task], Summary], tasks: Iterable[Task]) -> Iterator[Summary]:
         """Yield the result of each task, in the order of the tasks."""
@@ -32,13 +39,21 @@ class Runner(Protocol):
 
 
 class TaskRunner:
-    """Runs tasks with an executor, counting and timing them."""
+    """Runs tasks with an executor, counting and timing them; `alone` runs one in a watched process, once."""
 
-    def __init__(self, perform: Callable[[Task], Summary], executor: Executor) -> None:
+    def __init__(
+        self,
+        perform: Callable[[Task], Summary],
+        executor: Executor,
+        alone: Callable[[Callable[[Task], Summary], Task], Summary],
+    ) -> None:
         self._perform = perform
         self._executor = executor
+        self._alone = alone
         self.planned: list[Planned] = []
         self.num_reused = 0
+        self.damaged: list[str] = []
+        """Tasks whose result existed and did not match its checksums: they were run again."""
         self.seconds: dict[str, float] = {}
 
     def map(self, planned: Sequence[Planned]) -> list[Summary]:
@@ -49,23 +64,23 @@ class TaskRunner:
         stage = planned[0].task.stage
         progress.stage(stage, len(planned))
         begin = time.monotonic()
-        before = [_stamp(item.task) for item in planned]
-        tasks = [item.task for item in planned]
-        alone = len(tasks) == 1  # one task needs no worker
-        summaries = [self._perform(tasks[0])] if alone else list(self._executor.map(self._perform, tasks))
-        kept = (stamp is not None and stamp == _stamp(task) for stamp, task in zip(before, tasks, strict=True))
-        self.num_reused += sum(kept)
+        found = read_entries([item.task.entry for item in planned], self._executor.num_workers)
+        missing = {item.task.fingerprint: item.task for item, summary in zip(planned, found, strict=True) if summary is None}
+        self.num_reused += len(planned) - found.count(None)
+        self.damaged += [history_key(task) for task in missing.values() if task.entry.exists()]
+        made = self._run(stage, missing)
+        summaries = [made[item.task.fingerprint] if done is None else done for item, done in zip(planned, found, strict=True)]
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - begin, 3)
         return summaries
 
 
-def _stamp(task: Task) -> tuple[int, int] | None:
-    """Return what changes when a task's entry is made again, as it is where it turned out to be damaged; None without one."""
-    try:
-        status = (task.entry / ENTRY).stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+    def _run(self, stage: str, tasks: dict[str, Task]) -> dict[str, Summary]:
+        """Run tasks by fingerprint: decisions over all rows in this process, pinned tasks alone, after the others."""
+        ordinary = {name: task for name, task in tasks.items() if not is_pinned([task])}
+        run = map if stage in DECISIONS else self._executor.map
+        made = dict(zip(ordinary, run(self._perform, ordinary.values()), strict=True))
+        made.update((name, self._alone(self._perform, task)) for name, task in tasks.items() if name not in ordinary)
+        return made
 
 
 class TaskPlan(NamedTuple):
@@ -87,32 +102,40 @@ class NotYetKnown(Exception):
 class Rehearsal:
     """Runs nothing: notes for each task whether its result exists, and what changed where it does not."""
 
-    def __init__(self, history: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, history: dict[str, dict[str, Any]], num_threads: int = 1) -> None:
         self._history = history
+        self._num_threads = num_threads
         self.tasks: list[TaskPlan] = []
 
     def map(self, planned: Sequence[Planned]) -> list[Summary]:
         """Note the tasks. Raises NotYetKnown after noting them, where one of them would have to run."""
-        summaries = []
-        for item in planned:
-            summary = read_entry(item.task.entry)
+        summaries = read_entries([item.task.entry for item in planned], self._num_threads)
+        for item, summary in zip(planned, summaries, strict=True):
             why = "result exists" if summary is not None else self._why(item)
             action = "run" if summary is None else "reuse"
             self.tasks.append(TaskPlan(item.task.stage, item.task.name, action, why, item.task.fingerprint))
-            summaries.append(summary)
         if any(summary is None for summary in summaries):
             raise NotYetKnown
         return [summary for summary in summaries if summary is not None]
 
     def _why(self, item: Planned) -> str:
-        if (item.task.entry / ENTRY).exists():
+        if item.task.entry.exists():
             return "the kept result is damaged"
         before = self._history.get(history_key(item.task))
         if before is None:
             return "never built"
-        names = {**before, **item.depends_on}
-        changed = [name for name in names if before.get(name) != _plain(item.depends_on.get(name))]
+        changed = list(_changed(before, _plain(item.depends_on)))
         return f"changed: {', '.join(changed)}" if changed else "the kept result is gone"
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the names whose values differ, with the names inside of them that do."""
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old != new and isinstance(old, dict) and isinstance(new, dict):
+            yield f"{name} ({', '.join(_changed(old, new))})"
+        elif old != new:
+            yield name
 
 
 def _plain(value: Any) -> Any:
@@ -141,5 +164,8 @@ def read_history(work_folder: Path, recipe_name: str) -> dict[str, dict[str, Any
 def write_history(work_folder: Path, recipe_name: str, planned: Sequence[Planned]) -> None:
     """Remember what the tasks of a finished build depended on."""
     path = _history_file(work_folder, recipe_name)
-    storage.make_folder(path.parent)
-    storage.write_json(path, {history_key(item.task): item.depends_on for item in planned}, durable=False)
+    history = {history_key(item.task): item.depends_on for item in planned}
+    data = json.dumps(history, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    if not path.is_file() or path.read_bytes() != data:
+        storage.make_folder(path.parent)
+        storage.write_bytes(path, data, durable=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sftdata import registry, storage
+from sftdata import registry, storage, work
 from sftdata.errors import DataError
 from sftdata.recipe import Source
 from sftdata.sources import InputFile, Piece, list_files
@@ -25,6 +25,13 @@ class Part:
     """xxh3-128 of the whole file."""
     stamp: tuple[int, int]
     """(size, mtime in ns) when it was scanned: a file that changes during the build is noticed."""
+
+    @property
+    def read(self) -> work.Read:
+        """What is read of the file, as it was when it was scanned."""
+        start, length = self.file.piece[:2] if self.file.piece else (0, None)
+        stamp = self.stamp if self.file.member else None
+        return work.Read(str(self.file.path), start, length, self.digest, stamp)
 
 
 def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, allow_code: bool = False) -> list[Part]:
@@ -44,7 +51,7 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
             raise DataError(f"source {source.name!r}: {error}") from error
         for file in files:
             if file.path not in seen:  # every member of an archive lies in the same file
-                seen[file.path] = _stamp(file.path), storage.file_digest(file.path)
+                seen[file.path] = storage.stamp(file.path), storage.file_digest(file.path)
             parts.extend(_parts(source, file, step, *seen[file.path]))
     return parts
 
@@ -69,17 +76,7 @@ def describe_files(parts: Sequence[Part], summaries: Sequence[dict[str, Any]]) -
     return list(files.values())
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def check_unchanged(parts: Sequence[Part]) -> None:
     """Raise DataError for an input file that changed since it was scanned."""
-    for part in parts:
-        try:
-            changed = _stamp(part.file.path) != part.stamp
-        except OSError:
-            changed = True
-        if changed and (not part.file.path.is_file() or storage.file_digest(part.file.path) != part.file_digest):
-            raise DataError(f"{part.file.path}: changed while it was read; run the build again")
+    whole = {part.file.path: work.Read(str(part.file.path), 0, None, part.file_digest, part.stamp) for part in parts}
+    work.check_unchanged(whole.values())

@@ -91,6 +91,7 @@ QUARANTINE_BYTES = 4096
 QUARANTINE_REASONS = {
     "csv_fields": "a row whose number of fields is not the header's",
     "csv_quote": "a quote that is never closed, or text after a closing quote",
+    "environment": "a worker was killed or hung on the record, alone as well; the build is not reproducible",
     "encoding": "bytes that are not text in the declared or detected encoding",
     "field_missing": "a field that the format names is not in the record",
     "field_type": "a field is not of the type that the format needs",

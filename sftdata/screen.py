@@ -126,6 +126,10 @@ def note_build(result: BuildResult) -> None:
         note("  warning: no record is left; the report and `sftdata why` say what became of them")
     for warning in result.manifest["warnings"]:
         note(click.style("  warning: ", fg="yellow") + warning)
+    if result.damaged:
+        note(f"  made again, since the kept result was damaged: {', '.join(result.damaged)}")
+    if not result.manifest["reproducible"]:
+        note("  not reproducible: workers were lost on some records, which are left out as `environment` (see the ledger)")
     note(f"  report: {result.folder / 'report.html'}")
     _note_findings(list(findings(result.manifest)))
 

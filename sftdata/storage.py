@@ -9,88 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
+import glob
 import json
 import os
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from sftdata.disk_file import CHUNK, storage_errors
+from sftdata.disk_file import HashingFile as HashingFile
+from sftdata.disk_file import file_digest as file_digest
+from sftdata.disk_file import has_digest as has_digest
+from sftdata.disk_file import stamp as stamp
 from sftdata.errors import LockedError, StorageError
 from sftdata.failpoints import reach
-
-CHUNK = 1 << 20
-
-CURES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; free some space and run again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; check the permissions"),
-}
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        cure = CURES.get(error.errno or 0, "")
-        raise StorageError(f"{error.filename or path}: {error.strerror or error}{cure}") from error
-
-
-class HashingFile(io.RawIOBase):
-    """A file being written: counts its bytes and hashes them with xxh3-128 on the way."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        with _storage_errors(path):
-            reach("create", path)
-            self._file = io.FileIO(path, "wb")
-        self._path = path
-        self._hash = xxhash.xxh3_128()
-        self.num_bytes = 0
-
-    def writable(self) -> bool:
-        """Return True: the file is only ever written."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`."""
-        view = memoryview(data).cast("B")
-        with _storage_errors(self._path):
-            if reach("write", self._path):
-                self._file.write(view[: len(view) // 2])
-                raise OSError(errno.EIO, "short write", str(self._path))
-            written = 0
-            while written < len(view):
-                written += self._file.write(view[written:]) or 0
-        self._hash.update(view)
-        self.num_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Return the number of bytes written so far."""
-        return self.num_bytes
-
-    def hexdigest(self) -> str:
-        """Return the xxh3-128 of what was written, as 32 hexadecimal digits."""
-        return self._hash.hexdigest()
-
-    def sync(self) -> None:
-        """Flush the file to the disk."""
-        with _storage_errors(self._path):
-            reach("fsync", self._path)
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; closing twice is harmless."""
-        if not self.closed:
-            with _storage_errors(self._path):
-                self._file.close()
-        super().close()
 
 
 def temporary_name(path: Path) -> Path:
@@ -135,7 +68,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk."""
-    with _storage_errors(folder):
+    with storage_errors(folder):
         reach("fsync_folder", folder)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -149,7 +82,7 @@ def sync_tree(folder: Path) -> None:
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(root, name)
-            with _storage_errors(path), open(path, "rb") as file:
+            with storage_errors(path), open(path, "rb") as file:
                 reach("fsync", path)
                 os.fsync(file.fileno())
         sync_folder(Path(root))
@@ -157,7 +90,7 @@ def sync_tree(folder: Path) -> None:
 
 def rename(source: Path, target: Path, *, durable: bool = True) -> None:
     """Rename a file or folder over `target` and flush the folder that holds it."""
-    with _storage_errors(target):
+    with storage_errors(target):
         reach("rename", target)
         os.rename(source, target)
     if durable:
@@ -166,7 +99,7 @@ def rename(source: Path, target: Path, *, durable: bool = True) -> None:
 
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents."""
-    with _storage_errors(path):
+    with storage_errors(path):
         reach("mkdir", path)
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -177,7 +110,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     Both names are read-only from here on: whoever changes one damages the other, which checksums then show.
     """
-    with _storage_errors(target):
+    with storage_errors(target):
         reach("link", target)
         try:
             os.link(source, target)
@@ -185,31 +118,28 @@ def link_or_copy(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
                 raise
-    with create(target) as new, _storage_errors(source), open(source, "rb") as old:
+    with create(target) as new, storage_errors(source), open(source, "rb") as old:
         while chunk := old.read(CHUNK):
             new.write(chunk)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; one that is not there is fine."""
-    with _storage_errors(path):
+    """Remove a file, a link, or a folder and all in it; what is not there is fine."""
+    if not path.is_dir() or path.is_symlink():
+        _remove(path)
+        return
+    for root, folders, names in os.walk(path, topdown=False):
+        for name in (*names, *folders):
+            _remove(Path(root, name))
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or an empty folder."""
+    with storage_errors(path):
         reach("remove", path)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def file_digest(path: Path, start: int = 0, length: int | None = None) -> str:
-    """Return the xxh3-128 of a file's bytes, or of `length` bytes from `start`, as 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    left = sys.maxsize if length is None else length
-    with _storage_errors(path), open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        while chunk := file.read(min(CHUNK, left)):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()
+        with contextlib.suppress(FileNotFoundError):  # another process removes the same folder
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
@@ -221,10 +151,11 @@ def lock(folder: Path) -> Iterator[None]:
     """
     path = folder.with_name(f".{folder.name}.lock")
     make_folder(path.parent)
-    with _storage_errors(path):
+    with storage_errors(path):
+        reach("lock", path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        with _storage_errors(path):
+        with storage_errors(path):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -240,10 +171,11 @@ def lock(folder: Path) -> Iterator[None]:
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
     """Mark an existing folder as being written to, until the block ends or the process dies; several may do so at once."""
-    with _storage_errors(folder):
+    with storage_errors(folder):
+        reach("lock", folder)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with _storage_errors(folder):
+        with storage_errors(folder):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -265,6 +197,30 @@ def is_in_use(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def staged(folder: Path, identity: str) -> Iterator[Path]:
+    """Yield an empty sibling folder, and publish it in the place of `folder` when the block ends. Run under `lock`.
+
+    It is named after `identity`, what the folder will be; where the block raises, it is removed and `folder` is as it was.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp-{identity}")
+    remove_tree(temporary)
+    make_folder(temporary)
+    try:
+        yield temporary
+        publish(temporary, folder)
+    except BaseException:
+        with contextlib.suppress(StorageError):  # what went wrong first is what the user needs to know
+            remove_tree(temporary)
+        raise
+
+
+def remove_staged(folder: Path) -> None:
+    """Remove the siblings of `folder` that killed processes had staged. Run under `lock`."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.tmp-*"):
+        remove_tree(left)
+
+
 def old_name(folder: Path) -> Path:
     """Return the hidden sibling that holds the old folder for the moment between the two renames of a swap."""
     return folder.with_name(f".{folder.name}.old")
@@ -279,7 +235,7 @@ def publish(temporary: Path, folder: Path) -> None:
         if folder.exists():
             rename(folder, aside)
         rename(temporary, folder)
-    except StorageError:
+    except BaseException:  # also where the user stops the build between the two renames
         recover(folder)
         raise
     remove_tree(aside)

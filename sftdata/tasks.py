@@ -6,18 +6,21 @@ it reaches and the versions of the libraries that it names. Paths of this machin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sftdata import registry, storage
+from sftdata import environment
 from sftdata.recipe import Source, StepSpec
 from sftdata.recipe_loader import Loaded
 from sftdata.scanning import Part
 from sftdata.shards import COLUMN_TYPES
-from sftdata.tokenizer_origin import chat_template, chat_template_identity, parts_to_read, tokenizer_origin
-from sftdata.work import ENTRY, Task, code_fingerprint, fingerprint, library_version
+from sftdata.step_origin import StepOrigin
+from sftdata.tokenizer_origin import ChatTemplate, chat_template, folder_digest, parts_to_read, tokenizer_origin
+from sftdata.work import Read, Task, code_fingerprint, fingerprint, library_version
 
 Specification = dict[str, Any]
 
@@ -28,6 +31,10 @@ class Planned(NamedTuple):
     task: Task
     depends_on: dict[str, Any]
 
+    def reading(self, files: Iterable[Read]) -> Planned:
+        """Return the task as one that reads these files outside of the work folder."""
+        return self._replace(task=replace(self.task, reads=tuple(files)))
+
 
 class Prepared(NamedTuple):
     """An input part with its finished Prepare task and what that returned."""
@@ -36,32 +43,11 @@ class Prepared(NamedTuple):
     task: Task
     summary: dict[str, Any]
 
-
-@dataclass(frozen=True)
-class StepOrigin:
-    """What finds a recipe's steps: the folder that their paths are relative to, and whether outside code may run."""
-
-    folder: Path
-    allow_code: bool = False
-
-    def named(self, kind: str, spec: StepSpec) -> tuple[str, dict[str, Any]]:
-        """Return a step as a task takes it: its name, and its options with paths of this machine."""
-        return spec.name, registry.locate_options(self._find(kind, spec), spec.options, self.folder)
-
-    def identity(self, kind: str, spec: StepSpec) -> dict[str, Any]:
-        """Return all that a step's output depends on, its input aside."""
-        step = self._find(kind, spec)
-        assets = step.assets(**self.named(kind, spec)[1]) if step.assets is not None else ()
-        return {
-            "name": spec.name,
-            "options": spec.options,
-            "code": code_fingerprint(step.module),
-            "libraries": {library: library_version(library) for library in step.libraries},
-            "assets": [storage.file_digest(Path(path)) for path in assets],
-        }
-
-    def _find(self, kind: str, spec: StepSpec) -> registry.Step:
-        return registry.find_step(kind, spec.name, allow_code=self.allow_code)
+    @property
+    def content(self) -> dict[str, str]:
+        """Digests of what later stages read: a cleaner whose edit changed nothing in this part redoes no more of it."""
+        digests: dict[str, str] = self.summary["digests"]
+        return digests
 
 
 def prepare_task(
@@ -107,11 +93,19 @@ def prepare_task(
         "limit": limit,
         "code of prepare": code_fingerprint("sftdata.preparing"),
     }
+    assets = [origin.reads("ingestor", source.ingest), *(origin.reads("cleaner", step) for step in cleaners)]
     place = f" from record {part.file.piece.first_record:,}" if part.file.piece else ""
-    return _planned(work_folder, "prepare", f"{source.name} {part.file.name}{place}", spec, depends_on)
+    task = _planned(work_folder, "prepare", f"{source.name} {part.file.name}{place}", spec, depends_on)
+    return task.reading([part.read, *chain.from_iterable(assets)])
 
 
 def _planned(work_folder: Path, stage: str, name: str, spec: Specification, depends_on: dict[str, Any]) -> Planned:
+    """Return a task; one that is pinned in the work folder depends on what it leaves out as well."""
+    own = fingerprint({"stage": stage, **depends_on})
+    left_out = environment.read_pin(work_folder, own) if stage in environment.PINNED_STAGES else None
+    if left_out is not None:
+        depends_on = {**depends_on, "environment": left_out}
+        spec = {**spec, "left_out": left_out, "pin": own}
     return Planned(Task(stage, name, fingerprint({"stage": stage, **depends_on}), str(work_folder), spec), depends_on)
 
 
@@ -123,6 +117,7 @@ class TaskMaker:
         self.recipe = loaded.recipe
         self.work_folder = work_folder
         self.origin = StepOrigin(loaded.folder, loaded.allow_code)
+        self._digests: dict[Path, str] = {}
 
     def prepare(self, part: Part, limit: int | None) -> Planned:
         """Read and clean one input part: the source's own cleaners, then the recipe's."""
@@ -146,7 +141,7 @@ class TaskMaker:
         }
         spec = {"parts": [str(item.task.entry) for item in prepared], **options}
         depends_on = {
-            "prepared parts": [item.task.fingerprint for item in prepared],
+            "prepared parts": [item.content for item in prepared],
             **options,
             "code of resolve": code_fingerprint("sftdata.resolving"),
         }
@@ -154,12 +149,12 @@ class TaskMaker:
 
     def tokenizer(self, prepared: Sequence[Prepared], resolved: Task, kept: Sequence[str]) -> Planned:
         """Load, extend or learn the tokenizer. `kept` are digests of the rows of each part that stay."""
-        spec, depends_on = tokenizer_origin(self.loaded)
+        spec, depends_on, reads = tokenizer_origin(self.loaded)
         numbers = parts_to_read(self.loaded, len(prepared))
         spec["sources"] = [self._texts_of(number, prepared[number]) for number in numbers]
         spec["decisions"] = str(resolved.entry)
-        depends_on["texts"] = [[prepared[number].task.fingerprint, kept[number]] for number in numbers]
-        return _planned(self.work_folder, "tokenizer", "tokenizer", spec, depends_on)
+        depends_on["texts"] = [[prepared[number].content, kept[number]] for number in numbers]
+        return _planned(self.work_folder, "tokenizer", "tokenizer", spec, depends_on).reading(reads)
 
     def _texts_of(self, number: int, item: Prepared) -> dict[str, Any]:
         form = self.origin.named("formatter", item.part.source.format)
@@ -179,7 +174,7 @@ class TaskMaker:
             "decisions": str(resolved.entry),
             "part": number,
             "tokenizer": str(tokenizer.entry),
-            "template": chat_template(self.loaded),
+            "template": self._template.name,
             "format": self.origin.named("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
@@ -187,10 +182,10 @@ class TaskMaker:
             "allow_code": self.loaded.allow_code,
         }
         depends_on = {
-            "prepared part": item.task.fingerprint,
+            "prepared part": item.content,
             "rows that stay": kept,
-            "tokenizer": folder_digest(tokenizer.entry),
-            "template": chat_template_identity(self.loaded),
+            "tokenizer": self._tokenizer_digest(tokenizer.entry),
+            "template": self._template.identity,
             "format": self.origin.identity("formatter", source.format),
             "category": category_of(source),
             "tokenize": options,
@@ -198,7 +193,17 @@ class TaskMaker:
             "code of tokenize": code_fingerprint("sftdata.tokenizing"),
             "libraries": {name: library_version(name) for name in ("tokenizers", "fastokens", "jinja2")},
         }
-        return _planned(self.work_folder, "tokenize", item.task.name, spec, depends_on)
+        return _planned(self.work_folder, "tokenize", item.task.name, spec, depends_on).reading(self._template.reads)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return chat_template(self.loaded)
+
+    def _tokenizer_digest(self, entry: Path) -> str:
+        """Return the digest of the finished tokenizer's folder, which is read once for all parts."""
+        if entry not in self._digests:
+            self._digests[entry] = folder_digest(entry)
+        return self._digests[entry]
 
     def plan(self, tokenized: Sequence[tuple[Prepared, Task]], resolved: Task) -> Planned:
         """Decide over all tokenized rows: truncation, order and packs."""
@@ -259,9 +264,3 @@ def shard_columns(splits: dict[str, dict[str, Any]]) -> list[str]:
 def category_of(source: Source) -> str:
     """Return what mixing counts a source's rows as."""
     return source.category or source.name
-
-
-def folder_digest(entry: Path) -> str:
-    """Return one digest of the bytes and names of the files that a task made; what it said of them is not among them."""
-    files = [path for path in sorted(entry.iterdir()) if path.is_file() and path.name != ENTRY]
-    return fingerprint({path.name: storage.file_digest(path) for path in files})

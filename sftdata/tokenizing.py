@@ -20,6 +20,7 @@ import pyarrow as pa
 from sftdata import control_tokens, masking, progress
 from sftdata.control_tokens import Found
 from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE, TOKENIZED_FILE, read_decisions
+from sftdata.environment import rows_one_by_one
 from sftdata.errors import ConservationError, DataError
 from sftdata.formatting import Documents, Format, format_documents, open_format, read_documents
 from sftdata.ledger import Entry, around
@@ -90,8 +91,8 @@ def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]
             return _published(spec, Writers(tokenized, ledger, quarantine))
         part = _open_part(spec, engine, (tokenized, ledger, quarantine))
         keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
-        for documents in read_documents(Path(spec["documents"]), keep):
-            _tokenize_batch(part, documents)
+        for documents, lost in rows_one_by_one(read_documents(Path(spec["documents"]), keep), spec.get("left_out")):
+            _tokenize_batch(part, documents, lost)
             progress.tick(len(documents.numbers))
     _check_conservation(spec, part.counts, tokenized)
     return {"counts": dict(sorted(part.counts.items())), "engine": part.encoder.engine, **part.lint.summary()}
@@ -136,8 +137,9 @@ def _open_part(spec: dict[str, Any], engine: str, writers: tuple[TableWriter, Ta
     )
 
 
-def _tokenize_batch(part: _Part, documents: Documents) -> None:
+def _tokenize_batch(part: _Part, documents: Documents, lost: dict[int, InvalidRecord]) -> None:
     part.counts["rows"] += len(documents.numbers)
+    documents = _without(part, documents, lost, "tokenize")
     examples, refused = format_documents(part.format, documents)
     documents = _without(part, documents, refused, part.spec["format"][0])
     rendered, refused = part.renderer.render_batch(examples)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from sftdata import progress
 from sftdata.compat import SCRIPTS, Outcome, Tokenizer, Tokens
 from sftdata.entries import read_decisions
+from sftdata.environment import rows_one_by_one
 from sftdata.formatting import Documents, read_documents
 from sftdata.ledger import Entry
 from sftdata.mask_lint import MaskLint
@@ -47,9 +48,9 @@ def tokenize_as_published(spec: dict[str, Any], writers: Writers) -> tuple[Count
     counts: Counter[str] = Counter(rows=0, kept=0, dropped=0, quarantined=0)
     lint = MaskLint([tokenizer.eos_id], tokenizer.bos_id, whole_rows=True)
     keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
-    for documents in read_documents(Path(spec["documents"]), keep):
-        records = [parse(text) for text in documents.records.to_pylist()]
-        outcomes = script(tokenizer, records, spec["format"][1], options["sequence_len"])
+    for documents, lost in rows_one_by_one(read_documents(Path(spec["documents"]), keep), spec.get("left_out")):
+        records = [] if lost else [parse(text) for text in documents.records.to_pylist()]
+        outcomes: list[Outcome] = [*lost.values()] or script(tokenizer, records, spec["format"][1], options["sequence_len"])
         counts["rows"] += len(outcomes)
         _write_refused(spec, documents, outcomes, writers, counts)
         chosen = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Tokens)]

@@ -9,22 +9,25 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
+import glob
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
 from sftdata import storage
-from sftdata.errors import DamagedError, RecipeError, StorageError
+from sftdata.errors import DamagedError, DataError, RecipeError, StorageError
 from sftdata.shards import read_sealed, sealed
 
 ENTRY = "entry.json"
@@ -58,6 +61,23 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+class Read(NamedTuple):
+    """What a task reads outside of the work folder: a file, or `length` bytes of it from `start`."""
+
+    path: str
+    start: int
+    length: int | None
+    digest: str
+    """xxh3-128 of these bytes, when the build began."""
+    stamp: tuple[int, int] | None = None
+    """(size, mtime in ns) of an archive: where they are the same, it is not hashed once more for each of its members."""
+
+    @classmethod
+    def whole(cls, path: Path, digest: str) -> Read:
+        """Return a whole file."""
+        return cls(str(path), 0, None, digest)
+
+
 @dataclass(frozen=True)
 class Task:
     """One pure task: what an executor hands to a worker. Data stays in files; this is under a kilobyte of names and options."""
@@ -69,25 +89,33 @@ class Task:
     work_folder: str
     spec: dict[str, Any]
     """JSON values: the arguments of the stage's body."""
+    reads: tuple[Read, ...] = ()
+    """The result is kept only where these bytes are still the same when the task is done."""
 
     @property
     def entry(self) -> Path:
         """The folder of the task's result."""
-        return Path(self.work_folder) / self.stage / self.fingerprint
+        return Path(f"{self.work_folder}/{self.stage}/{self.fingerprint}")
 
 
 def read_entry(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a finished entry, or None where there is none or it is damaged."""
     try:
         entry = read_sealed(folder / ENTRY)
-        for name, (size, digest) in entry["files"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size or storage.file_digest(path) != digest:
-                return None
-    except (DamagedError, StorageError):
+    except DamagedError:
+        return None
+    if not all(storage.has_digest(f"{folder}/{name}", *found) for name, found in entry["files"].items()):
         return None
     summary: dict[str, Any] = entry["summary"]
     return summary
+
+
+def read_entries(folders: Sequence[Path], num_threads: int) -> list[dict[str, Any] | None]:
+    """Return what `read_entry` says of each folder, hashing in so many threads, which run beside each other."""
+    if num_threads == 1 or len(folders) == 1:
+        return list(map(read_entry, folders))
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(read_entry, folders))
 
 
 def run_task(task: Task, body: Callable[[Path, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -105,6 +133,7 @@ def run_task(task: Task, body: Callable[[Path, dict[str, Any]], dict[str, Any]])
     try:
         with storage.in_use(temporary), _rare_collections():
             summary = body(temporary, task.spec)
+            check_unchanged(task.reads)
             data = sealed({"files": _list_files(temporary), "summary": summary})
             storage.write_bytes(temporary / ENTRY, data, durable=False)
             _publish(temporary, task.entry)
@@ -115,6 +144,18 @@ def run_task(task: Task, body: Callable[[Path, dict[str, Any]], dict[str, Any]])
     return kept
 
 
+def check_unchanged(reads: Iterable[Read]) -> None:
+    """Raise DataError for bytes that are no longer what they were when the build began."""
+    for read in map(Read._make, reads):
+        try:
+            same = read.stamp is not None and storage.stamp(Path(read.path)) == tuple(read.stamp)
+            same = same or storage.file_digest(read.path, read.start, read.length) == read.digest
+        except StorageError:
+            same = False
+        if not same:
+            raise DataError(f"{read.path}: changed while it was read; run the build again")
+
+
 def _list_files(folder: Path) -> dict[str, tuple[int, str]]:
     """Return size and checksum of every file by its name."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -123,18 +164,32 @@ def _list_files(folder: Path) -> dict[str, tuple[int, str]]:
 
 def _publish(temporary: Path, entry: Path) -> None:
     """Put a finished folder in the entry's place, unless another build that shares the work folder was faster."""
-    if read_entry(entry) is not None:
+    if entry.exists() and read_entry(entry) is None:
+        storage.remove_tree(entry)
+    try:
+        storage.rename(temporary, entry, durable=False)
+    except StorageError:
+        if read_entry(entry) is None:
+            raise
         storage.remove_tree(temporary)
-        return
-    storage.remove_tree(entry)
-    storage.rename(temporary, entry, durable=False)
 
 
 def remove_leftovers(work_folder: Path) -> None:
     """Remove the temporary folders that killed tasks left behind; those that another build is writing stay."""
-    for path in work_folder.glob("*/.*.tmp-*"):
-        if path.is_dir() and not storage.is_in_use(path):
-            storage.remove_tree(path)
+    for path in glob.glob(f"{glob.escape(str(work_folder))}/*/.*.tmp-*"):
+        if os.path.isdir(path) and not storage.is_in_use(Path(path)):
+            storage.remove_tree(Path(path))
+
+
+@contextmanager
+def without_leftovers(work_folder: Path) -> Iterator[None]:
+    """Remove leftovers before the block and after it, however it ends: also those of its own workers that were killed."""
+    remove_leftovers(work_folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(StorageError):  # the next build tries again
+            remove_leftovers(work_folder)
 
 
 FORWARDS_NAMES = "sftdata"
@@ -186,6 +241,14 @@ def _source(module_name: str) -> bytes:
     return Path(spec.origin).read_bytes()
 
 
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield statements with those inside of them; expressions, which hold no import, are most of a tree."""
+    for node in nodes:
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, block, ()))
+
+
 @cache
 def _imports(module_name: str) -> frozenset[str]:
     """Return the names that a module's imports may mean: modules, and the names taken from them, which may be modules too."""
@@ -193,7 +256,7 @@ def _imports(module_name: str) -> frozenset[str]:
     is_package = spec is not None and spec.submodule_search_locations is not None
     package = module_name if is_package else module_name.rpartition(".")[0]
     names: set[str] = set()
-    for node in ast.walk(ast.parse(_source(module_name))):
+    for node in _statements(ast.parse(_source(module_name)).body):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -97,7 +97,7 @@ def _read_yaml(path: Path) -> _Node:
     import yaml
 
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: {error.problem}") from error
@@ -196,7 +196,8 @@ def _regex_source(node: _Node, fragments: dict[str, str], table: Table) -> str:
         if name not in fragments:
             raise node.error(f"unknown fragment {name!r}{suggest(name, fragments)}")
     source = re.sub(r"\{\{(\w+)\}\}", lambda match: fragments[match[1]], source)
-    return re.sub(r"[^\x00-\x7f]", lambda match: re.escape(fold(match[0], table).text), source)
+    folded = {char: re.escape(fold(char, table).text) for char in set(source) if not char.isascii()}
+    return "".join([folded.get(char, char) for char in source])
 
 
 def _regex(node: _Node, fragments: dict[str, str], table: Table) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -19,10 +20,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from sftdata import errors, progress
-from sftdata.errors import SftdataError, WorkerError
+from sftdata.environment import LostTaskError
+from sftdata.errors import SftdataError
 from sftdata.registry import outside_modules
 from sftdata.work import Task
 
@@ -73,11 +76,13 @@ class _Worker:
         )
         theirs.close()
         self.job: tuple[int, Task] | None = None
+        self.place = ""
         self.last_sign = time.monotonic()
 
     def give(self, function: Body, number: int, task: Task) -> None:
         """Send a job; a worker that is already dead is noticed when its answer is waited for."""
         self.job = (number, task)
+        self.place = ""
         self.last_sign = time.monotonic()
         with contextlib.suppress(ConnectionError):
             self.pipe.send((function, task))
@@ -94,13 +99,14 @@ class ProcessExecutor:
 
     def __init__(self, num_workers: int, timeout: float | None = None) -> None:
         self.num_workers = num_workers
-        self._timeout = _timeout_setting() if timeout is None else timeout
+        self._timeout = _setting("SFTDATA_WORKER_TIMEOUT", "seconds", DEFAULT_TIMEOUT) if timeout is None else timeout
+        _setting("SFTDATA_WORKER_MEMORY", "MiB", 0.0)  # the workers heed it; a wrong one is said here, once
         self._workers: list[_Worker] = []
 
     def map(self, function: Body, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
         """Yield the result of each task, in the order of the tasks.
 
-        Raises what a task raised; WorkerError where a task's worker died or hung twice, the second time alone.
+        Raises what a task raised; LostTaskError where a task's worker died or hung twice, the second time alone.
         """
         if any(worker.job for worker in self._workers):
             raise RuntimeError("the executor is carrying out another map; finish or close that one first")
@@ -116,7 +122,7 @@ class ProcessExecutor:
                         self._collect(results, failed)
                     else:
                         first, task, _ = failed.pop(0)
-                        results[first] = self._alone(function, first, task)
+                        results[first] = self.alone(function, task)
                 yield results.pop(number)
         finally:  # a map that ends early leaves workers with jobs whose results nobody waits for
             for worker in [worker for worker in self._workers if worker.job]:
@@ -160,24 +166,27 @@ class ProcessExecutor:
         if kind == "progress":
             progress.tick(value)
             return None
+        if kind == "place":
+            worker.place = value
+            return None
         if kind == "error":
             raise _rebuild_error(*value)
-        result: dict[str, Any] = value
+        result: dict[str, Any] | str = value
         return result
 
-    def _alone(self, function: Body, number: int, task: Task) -> dict[str, Any]:
-        """Try a task whose worker was lost once more, in a fresh worker with nothing beside it."""
+    def alone(self, function: Body, task: Task) -> dict[str, Any]:
+        """Run a task in a fresh worker with nothing beside it. Raises LostTaskError where the worker dies or hangs."""
         results: dict[int, dict[str, Any]] = {}
         failed: list[tuple[int, Task, str]] = []
         worker = _Worker()
         self._workers.append(worker)
-        worker.give(function, number, task)
+        worker.give(function, 0, task)
         while not results and not failed:
             self._collect(results, failed)
         if failed:
-            raise WorkerError(f"{task.stage} {task.name}: the worker {failed[0][2]}, and again when the task was tried alone")
+            raise LostTaskError(task, failed[0][2], worker.place)
         self._discard(worker)
-        return results[number]
+        return results[0]
 
     def _discard(self, worker: _Worker) -> None:
         worker.end()
@@ -190,12 +199,12 @@ class ProcessExecutor:
         self._workers.clear()
 
 
-def _timeout_setting() -> float:
-    text = os.environ.get("SFTDATA_WORKER_TIMEOUT", "")
+def _setting(name: str, unit: str, default: float) -> float:
+    text = os.environ.get(name, "")
     try:
-        return float(text or DEFAULT_TIMEOUT)
+        return float(text or default)
     except ValueError as error:
-        raise SftdataError(f"SFTDATA_WORKER_TIMEOUT={text}: give a number of seconds") from error
+        raise SftdataError(f"{name}={text}: give a number of {unit}") from error
 
 
 def _exit_text(worker: _Worker) -> str:
@@ -227,6 +236,8 @@ def serve(descriptor: int, parent: int, modules: Sequence[str]) -> None:
     _die_with_parent(parent)
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     progress.forward(lambda count: pipe.send(("progress", count)))
+    progress.forward_places(lambda place: pipe.send(("place", place)))
+    _bound_memory()
     while True:
         try:
             pipe.send_bytes(_perform(pipe.recv_bytes(), modules))
@@ -241,9 +252,23 @@ def _perform(message: bytes, modules: Sequence[str]) -> bytes:
             importlib.import_module(module)
         function, task = pickle.loads(message)
         return pickle.dumps(("result", function(task)))
+    except MemoryError:
+        return pickle.dumps(("result", "ran out of memory"))
     except Exception as error:
         names = [kind.__name__ for kind in type(error).__mro__]
         return pickle.dumps(("error", (names, str(error), traceback.format_exc())))
+
+
+def _bound_memory() -> None:
+    """Keep a worker to the memory that SFTDATA_WORKER_MEMORY gives it, and let the system end it before the build itself.
+
+    Only memory of its own counts, not the files that it maps.
+    """
+    with contextlib.suppress(OSError):  # not on Linux
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    limit = _setting("SFTDATA_WORKER_MEMORY", "MiB", 0.0)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 2**20),) * 2)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -252,6 +277,15 @@ def _die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def run_alone(function: Body, task: Task) -> dict[str, Any]:
+    """Run one task in a process of its own, which is watched. Raises LostTaskError where it dies or hangs."""
+    executor = ProcessExecutor(1)
+    try:
+        return executor.alone(function, task)
+    finally:
+        executor.close()
 
 
 def local_executor(num_workers: int) -> SerialExecutor | ProcessExecutor:

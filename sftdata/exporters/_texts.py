@@ -27,8 +27,8 @@ from sftdata.origins import read_origins
 from sftdata.record_json import parse
 from sftdata.records import Example
 from sftdata.shards import Split
+from sftdata.step_origin import StepOrigin
 from sftdata.tables import read_batches
-from sftdata.tasks import StepOrigin
 from sftdata.work import read_entry
 
 PLAN_ROWS = 1 << 14
