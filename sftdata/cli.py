@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -15,13 +19,42 @@ from sftdata.errors import SftdataError, StorageError
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+class _Terminated(KeyboardInterrupt):
+    """Raised by SIGTERM, so that it ends a command as Ctrl-C does: workers are ended, unfinished files removed."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception; where the command does not run in the main thread, leave it alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _name_of(interrupt: KeyboardInterrupt) -> str:
+    return "SIGTERM" if isinstance(interrupt, _Terminated) else "Ctrl-C"
+
+
 class _Commands(click.Group):
     """Shows every error as one line, with the exit code of its kind; a traceback only where SFTDATA_DEBUG is set."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _ended_in_order():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            screen.note(f"stopped by {_name_of(interrupt)}; what was finished is kept")
+            ctx.exit(128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:

@@ -175,10 +175,20 @@ def _publish(temporary: Path, entry: Path) -> None:
 
 
 def remove_leftovers(work_folder: Path) -> None:
-    """Remove the temporary folders that killed tasks left behind; those that another build is writing stay."""
-    for path in glob.glob(f"{glob.escape(str(work_folder))}/*/.*.tmp-*"):
-        if os.path.isdir(path) and not storage.is_in_use(Path(path)):
-            storage.remove_tree(Path(path))
+    """Remove what killed builds and tasks were writing; what a living one is writing stays."""
+    for path in map(Path, glob.glob(f"{glob.escape(str(work_folder))}/*/.*.tmp-*")):
+        if not (storage.is_in_use(path) if path.is_dir() else _is_running(path.name.rpartition("-")[2])):
+            storage.remove_tree(path)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass  # it runs for someone else
+    return True
 
 
 @contextmanager
