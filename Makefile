@@ -1,11 +1,12 @@
 # make demo    sets up, then goes from the bundled raw files to a small trained model
 # make test    sets up, then lint, types and all tests
 # make fuzz    the masks of templates on 52,500 dialogues, in about ten minutes
+# make faults  kills and fails a build at every storage operation, and 200 times at random: half an hour
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz bench clean
+.PHONY: demo test lint fuzz faults bench clean
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,10 +39,14 @@ fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest -q tests/test_templates_jinja.py -k oracle
 	SFTDATA_FUZZ_ROWS=110 $(BIN)/python -m pytest -q tests/test_injection.py
 
+faults: $(VENV)/.dev
+	cd tests && ../$(BIN)/python -m faults
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/gather.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/rebuild.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis documents shards models
