@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sftdata.ingestors.jsonl as jsonl_module
 from sftdata.errors import DataError, RecipeError
-from sftdata.ingestors._json_text import MAX_BYTES
+from sftdata.ingestors._json_keys import MAX_BYTES
 from sftdata.ingestors.jsonl import jsonl
 from sftdata.records import Bad, Record
 from sftdata.schemas import QUARANTINE_REASONS
@@ -232,3 +232,27 @@ def test_arrays_compressed_and_recoded_files_are_read_in_one_go(tmp_path: Path) 
         (tmp_path / name).write_bytes(data)
         with mock.patch.object(jsonl_module, "PIECE_BYTES", 10):
             assert jsonl_module.line_pieces(InputFile(tmp_path / name, name)) == []
+
+
+HIDING = [
+    '{"a": 1, "a": 2}',
+    '{"a" \t : 1, "b": 2, "a":3}',
+    '{"messages": [{"role": "user", "role": "x"}]}',
+    '{"messages": [{"tool": {"x": [{"y": 1, "y": 2}]}}]}',
+    r'{"a\\": 1, "a\\": ": \" \":"}',
+    '{"a"' + " " * 20 + ': 1, "a": 2}',
+    '{"n": 18446744073709551616}',
+    '{"n": [{"m": -9223372036854775809}]}',
+    '{"deep": ' + "[" * 300 + "]" * 300 + "}",
+]
+
+
+@pytest.mark.parametrize("hiding", HIDING)
+@pytest.mark.parametrize("plain", ['{"a": "x", "b": "y"}', '{"messages": [{"role": "user", "content": "\\": 1:"}], "n": 1}'])
+def test_jsonl_looks_into_every_record_of_many(tmp_path: Path, hiding: str, plain: str) -> None:
+    (alone,) = read(tmp_path, hiding.encode())
+    rows = read(tmp_path, "\n".join([plain] * 700 + [hiding] + [plain] * 700).encode())
+    assert isinstance(rows[700], Bad) == isinstance(alone, Bad) and len(rows) == 1401
+    assert [fields(row) for row in rows[:700] + rows[701:]] == [json.loads(plain)] * 1400
+    if isinstance(alone, Record):
+        assert fields(rows[700]) == json.loads(hiding)

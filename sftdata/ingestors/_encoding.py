@@ -15,7 +15,7 @@ from typing import BinaryIO
 from sftdata.errors import RecipeError
 from sftdata.sources import InputFile
 
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 """Bytes read at a time."""
 
 _BYTE_ORDER_MARKS = (

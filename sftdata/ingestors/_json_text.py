@@ -9,17 +9,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-MAX_DEPTH = 256
-"""Nested objects and arrays in a record; a tenth of what exhausts the stack of readers further down."""
-MAX_BYTES = 64 << 20
-"""Bytes of one record."""
+from sftdata.ingestors._json_keys import MAX_BYTES, MAX_DEPTH, has_long_number, num_written_keys, survey
 
 # Everything up to the next bracket outside strings, and that bracket.
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+[\[\]{}]', re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BARE = re.compile(rb'[^\s,"\[\]{}]++')
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_KEY_END = re.compile(rb'"\s*+:')
 _CLOSER = {b"["[0]: b"]"[0], b"{"[0]: b"}"[0]}
 
 
@@ -31,26 +27,7 @@ class BrokenJson(Exception):
         self.reason, self.message, self.line, self.column = reason, message, line, column
 
 
-class Traits(NamedTuple):
-    """What a cheap look at a whole block says that each of its records may hold."""
-
-    spaced_keys: bool
-    """Space may stand between a key and its colon."""
-    long_numbers: bool
-    """There may be integers past 64 bits."""
-
-
-def traits(data: bytes) -> Traits:
-    """Return what the records in `data` may hold."""
-    classes = data.translate(_CLASSES)
-    return Traits(b" :" in classes, _LONG_NUMBER in classes)
-
-
-_CLASSES = bytes.maketrans(b"123456789\t\r\n", b"000000000   ")
-_LONG_NUMBER = b"0" * 19
-
-
-def parse_record(raw: bytes, seen: Traits) -> dict[str, Any]:
+def parse_record(raw: bytes) -> dict[str, Any]:
     """Return the fields of a JSON record; a bare list of messages becomes the field `messages`.
 
     Stricter than RFC 8259 asks: no duplicate keys, NaN, lone surrogates, nesting past 256. Integers of any size survive.
@@ -63,8 +40,11 @@ def parse_record(raw: bytes, seen: Traits) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         value = _parse_after(error, raw)
     else:
+        found = survey([value])
+        if found.too_deep:
+            raise BrokenJson("json_limits", f"nested deeper than {MAX_DEPTH}")
         # Of two equal keys orjson keeps the last, and it makes floats of integers past 64 bits: neither may pass unseen.
-        if seen.long_numbers or _may_hide_keys(raw, _count_keys(value), seen.spaced_keys):
+        if found.num_keys < num_written_keys(raw) or (found.floats and has_long_number(raw)):
             value = _parse_strictly(raw)
     if type(value) is dict:
         return value
@@ -82,31 +62,6 @@ def _check_depth(raw: bytes) -> None:
         depth += 1 if raw[position - 1] in _CLOSER else -1
         if depth > MAX_DEPTH:
             raise BrokenJson("json_limits", f"nested deeper than {MAX_DEPTH}")
-
-
-def _count_keys(value: Any, depth: int = 1) -> int:
-    """Return the number of keys in all objects of a value. Raises BrokenJson past MAX_DEPTH."""
-    num_keys = 0
-    if type(value) is dict:
-        num_keys = len(value)
-        value = value.values()
-    elif type(value) is not list:
-        return 0
-    if depth > MAX_DEPTH:
-        raise BrokenJson("json_limits", f"nested deeper than {MAX_DEPTH}")
-    for item in value:
-        if type(item) is not str and type(item) in (dict, list):
-            num_keys += _count_keys(item, depth + 1)
-    return num_keys
-
-
-def _may_hide_keys(raw: bytes, num_keys: int, spaced: bool) -> bool:
-    """Say whether the text may write more keys than the value has: exact but for a `\\"` before a colon inside a string."""
-    bound = len(_KEY_END.findall(raw)) if spaced else raw.count(b'":')
-    if bound > num_keys:
-        # An escaped quote ends no key, unless the backslash before it is itself escaped.
-        bound -= raw.count(b'\\":') - raw.count(b'\\\\":')
-    return bound > num_keys
 
 
 def _parse_after(error: orjson.JSONDecodeError, raw: bytes) -> Any:
@@ -158,7 +113,6 @@ class Element(NamedTuple):
     raw: bytes
     line: int
     """The number of the line on which it begins, from 1."""
-    seen: Traits
 
 
 class ArrayBroken(Exception):
@@ -176,7 +130,6 @@ class ArrayText:
         self._blocks, self._data = blocks, b""
         self._position = 0  # up to here the data is read
         self._start = 0  # where the element that is being read begins; what lies before it may be dropped
-        self._seen = traits(b"")
         self._line, self._counted = 1, 0  # the number of the line at the position `_counted`
 
     def elements(self) -> Iterator[Element]:
@@ -204,7 +157,7 @@ class ArrayText:
         self._start = self._counted = self._position
         end = self._bracketed() if bracketed else self._scalar()
         self._position = end
-        return Element(self._data[self._start : end], self._line, self._seen)
+        return Element(self._data[self._start : end], self._line)
 
     def _bracketed(self) -> int:
         """Return where the element ends that begins with a bracket."""
@@ -271,7 +224,6 @@ class ArrayText:
             if size >= held:
                 break
         self._data = b"".join(pieces)
-        self._seen = traits(self._data)
         return size > 0
 
     def _broken(self, message: str, reason: str = "json_syntax") -> ArrayBroken:

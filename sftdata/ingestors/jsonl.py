@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import count, repeat
 
 from sftdata.ingestors._encoding import BLOCK, original_bytes, stream_encoding, text_encoding, utf8_blocks
-from sftdata.ingestors._json_text import (
-    MAX_BYTES,
-    ArrayBroken,
-    ArrayText,
-    BrokenJson,
-    parse_record,
-    traits,
-)
+from sftdata.ingestors._json_keys import MAX_BYTES, read_together
+from sftdata.ingestors._json_text import ArrayBroken, ArrayText, BrokenJson, parse_record
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
 from sftdata.schemas import QUARANTINE_BYTES
@@ -73,35 +68,48 @@ def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]
 
 def _line_records(blocks: Iterator[bytes], codec: str, piece: Piece | None = None) -> Iterator[Record | Bad]:
     number, line = (piece.first_record, piece.first_line) if piece else (0, 0)
-    for data in _whole_lines(blocks):
-        seen = traits(data)
-        for raw in data.split(b"\n"):
+    for text, lines in _whole_lines(blocks):
+        for some in read_together(text, lines):
+            if isinstance(some, list):
+                # Record(…) for each, without a step of the interpreter
+                yield from map(tuple.__new__, repeat(Record), zip(map(str, count(number)), some, strict=False))
+                number += len(some)
+                line += len(some)
+                continue
             line += 1
-            try:
-                fields = parse_record(raw, seen)
-            except BrokenJson as error:
-                if not raw.strip():
-                    continue
-                place = f"line {line}, column {error.column}: {error.message}"
-                yield Bad(str(number), error.reason, place, _quarantined(raw, codec))
-            else:
-                yield Record(str(number), fields)
-            number += 1
+            record = _record(some, number, line, codec)
+            if record is not None:
+                yield record
+                number += 1
 
 
-def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield blocks cut at line feeds, without the last one; of a line past the limit only the part that proves it."""
+def _record(raw: bytes, number: int, line: int, codec: str) -> Record | Bad | None:
+    """Return the record that a line holds; None for a blank one."""
+    try:
+        return Record(str(number), parse_record(raw))
+    except BrokenJson as error:
+        if not raw.strip():
+            return None
+        place = f"line {line}, column {error.column}: {error.message}"
+        return Bad(str(number), error.reason, place, _quarantined(raw, codec))
+
+
+def _whole_lines(blocks: Iterator[bytes]) -> Iterator[tuple[memoryview, list[bytes]]]:
+    """Yield text that ends before a line feed or at the end, and its lines; of a line past the limit only what proves it."""
     held: list[bytes] = []
     num_held = 0
     for block in blocks:
-        complete, feed, rest = block.rpartition(b"\n")
-        if feed:
-            yield b"".join((*held, complete))
-            held, num_held = [], 0
-        if num_held <= MAX_BYTES:
-            held.append(rest)
-            num_held += len(rest)
-    yield b"".join(held)
+        if b"\n" in block:
+            text = b"".join((*held, block)) if num_held else block
+            lines = text.split(b"\n")
+            held = [lines.pop()]
+            num_held = len(held[0])
+            yield memoryview(text)[: len(text) - num_held - 1], lines
+        elif num_held <= MAX_BYTES:
+            held.append(block)
+            num_held += len(block)
+    last = b"".join(held)
+    yield memoryview(last), [last]
 
 
 def _array_records(blocks: Iterator[bytes], codec: str) -> Iterator[Record | Bad]:
@@ -109,7 +117,7 @@ def _array_records(blocks: Iterator[bytes], codec: str) -> Iterator[Record | Bad
     try:
         for element in ArrayText(blocks).elements():
             try:
-                yield Record(str(number), parse_record(element.raw, element.seen))
+                yield Record(str(number), parse_record(element.raw))
             except BrokenJson as error:
                 line = element.line + error.line - 1
                 place = f"line {line}, column {error.column}: {error.message}"
@@ -148,7 +156,7 @@ def _is_dialogue(line: bytes) -> bool:
     """Say whether a list is one dialogue: its first element is a message, a role or speaker with a text."""
     try:
         element = next(ArrayText(iter((line,))).elements())
-        first = parse_record(element.raw, element.seen)
+        first = parse_record(element.raw)
     except (ArrayBroken, BrokenJson, StopIteration):
         return False
     return bool(first.keys() & {"role", "from"} and first.keys() & {"content", "value"})
