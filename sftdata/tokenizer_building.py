@@ -10,6 +10,7 @@ from typing import Any
 
 from sftdata import storage
 from sftdata.errors import DataError, RecipeError
+from sftdata.executors.local import run_alone
 from sftdata.pipeline import WORK_FOLDER, choose_executor, perform, tell
 from sftdata.recipe_loader import load_recipe
 from sftdata.runner import Runner, Summary, TaskRunner
@@ -149,7 +150,7 @@ def _from_recipe(
         remove_leftovers(work)
         parts = scan(loaded.recipe.sources, loaded.folder, exclude=(output, work), allow_code=allow_code)
         executor = choose_executor(workers, parts)
-        runner = _UpToTokenizer(TaskRunner(perform, executor))
+        runner = _UpToTokenizer(TaskRunner(perform, executor, run_alone))
         try:
             tell(TaskMaker(loaded, work), runner, parts, None)
         except _Known:
