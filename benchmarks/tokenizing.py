@@ -8,8 +8,8 @@ rendered texts, which lie ready in memory, by `encode_batch_fast`. These two run
 processor time is compared: what else the machine does falls out. Loading a tokenizer is counted on neither side; what the
 stage spends on it, with the check of its fast engine, is printed. TRL is `SFTTrainer`'s preparation of the same conversations
 (assistant_only_loss, packing) at the best of `dataset_num_proc` 1 and 2, beside the stage with two workers, in time on the
-clock. Each round's ratios are printed, and their medians. Without --tokenizer a byte-level and a SentencePiece-like BPE are
-learned from the data.
+clock and of the processors. Each round's ratios are printed, and their medians. Without --tokenizer a byte-level and a
+SentencePiece-like BPE are learned from the data.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def encode_alone(tokenizer: Path, rows: list[Conversation]) -> tuple[float, int]
     return time.process_time() - begin, num_tokens
 
 
-def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> float:
-    """Return the seconds of SFTTrainer's preparation of the conversations."""
+def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> tuple[float, float]:
+    """Return the seconds of SFTTrainer's preparation of the conversations, on the clock and of the processors."""
     script = (
         "import json, sys, time, transformers, datasets, trl\n"
         "datasets.disable_progress_bars(); datasets.disable_caching()\n"
@@ -192,9 +192,13 @@ def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> f
         "data = datasets.Dataset.from_list([{'messages': row} for row in rows])\n"
         "options = dict(assistant_only_loss=True, packing=True, max_length=4096, dataset_num_proc=int(sys.argv[4]))\n"
         "arguments = trl.SFTConfig(output_dir=sys.argv[5], report_to='none', use_cpu=True, bf16=False, **options)\n"
-        "begin = time.perf_counter()\n"
+        "import resource\n"
+        "def spent():\n"
+        "    children = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "    return time.process_time() + children.ru_utime + children.ru_stime\n"
+        "begin, before = time.perf_counter(), spent()\n"
         "trl.SFTTrainer(model, args=arguments, train_dataset=data, processing_class=tokenizer)\n"
-        "print(time.perf_counter() - begin)\n"
+        "print(time.perf_counter() - begin, spent() - before)\n"
     )
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "rows.json"
@@ -206,7 +210,8 @@ def trl_prepares(tokenizer: Path, rows: list[Conversation], processes: int) -> f
         )
     if done.returncode:
         raise SystemExit(f"TRL failed: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.split()[-1])
+    seconds, spent = map(float, done.stdout.split()[-2:])
+    return seconds, spent
 
 
 def compare(name: str, tokenizer: Path, rows: list[Conversation], folder: Path, count: int) -> Callable[[], None]:
@@ -226,9 +231,12 @@ def compare(name: str, tokenizer: Path, rows: list[Conversation], folder: Path, 
     print(f"{name}: {num_tokens:,} tokens, engine {engines}; median ratio to tokenizers alone {statistics.median(ratios):.2f}")
 
     def beside_trl() -> None:
-        theirs = min(trl_prepares(out / "tokenizer", rows, processes) for processes in (1, 2))
+        clock, spent = map(min, zip(*(trl_prepares(out / "tokenizer", rows, processes) for processes in (1, 2)), strict=True))
         ours = on_the_clock(recipe, folder / f"{name}-clock")
-        print(f"{name}: TRL {num_tokens / theirs:,.0f} tokens/s, stage {num_tokens / ours:,.0f}; ratio {theirs / ours:.1f}")
+        speeds = f"TRL {num_tokens / clock:,.0f} tokens/s, stage with two workers {num_tokens / ours:,.0f}"
+        print(f"{name}: {speeds}; ratio on the clock {clock / ours:.1f}")
+        own = seconds + opening
+        print(f"{name}: processor seconds of TRL {spent:.1f}, of the stage {own:.1f}; ratio {spent / own:.1f}")
 
     return beside_trl
 

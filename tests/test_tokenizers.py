@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from sftdata.errors import TokenizerError
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizers import files as tokenizer_files
-from sftdata.tokenizers.encoder import Encoder, concatenate, open_encoder, splice
+from sftdata.tokenizers.encoder import Encoder, _placed, concatenate, open_encoder
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
@@ -138,7 +138,7 @@ def test_a_space_before_a_special_token_stays_with_the_text(tmp_path: Path) -> N
 def test_offsets_that_are_empty_or_fall_are_widened() -> None:
     batch = concatenate(["ab", "", "cdéf"])
     rows = {0: ([7, 8, 9], [(0, 0), (0, 2), (2, 2)]), 1: ([], []), 2: ([1, 2, 3, 4], [(0, 1), (2, 3), (1, 2), (3, 4)])}
-    encoded = splice(batch, None, rows)
+    encoded = _placed(batch, list(rows), list(rows.values()))
     assert encoded.row_offsets.tolist() == [0, 3, 3, 7]
     assert list(zip(encoded.starts.tolist(), encoded.ends.tolist(), strict=True)) == [
         (0, 1), (0, 2), (2, 2),  # nothing is left in the row to lend

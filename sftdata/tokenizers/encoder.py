@@ -111,7 +111,8 @@ class Encoder:
         `first_text`: the `text_number` of the first, from which follows which of them are checked. Raises EnginesDiffer.
         """
         if self._token_bytes is None or (self._fast is None and not self._spells_texts(batch)):
-            return splice(batch, None, self._with_offsets(batch, range(len(batch.texts))))
+            encodings = self.tokenizer.encode_batch(list(batch.texts), add_special_tokens=False)
+            return _placed(batch, range(len(batch.texts)), [(encoding.ids, encoding.offsets) for encoding in encodings])
         ids, row_offsets = self._ids(batch.texts, first_text)
         starts, ends, proven = self._token_bytes.borders(ids, row_offsets, batch.data, batch.row_bytes)
         fast = Encoded(ids, row_offsets, starts, _lent(starts, ends, row_offsets, batch.row_bytes))
@@ -190,36 +191,34 @@ def _lent(starts: Int64, ends: Int64, row_offsets: Int64, row_bytes: Int64) -> I
     return ends
 
 
-def splice(batch: Batch, encoded: Encoded | None, replaced: dict[int, Row]) -> Encoded:
-    """Return a batch with some rows replaced; without `encoded`, all rows must be given."""
-    ids: list[Int32] = []
-    starts: list[Int64] = []
-    ends: list[Int64] = []
+def splice(batch: Batch, encoded: Encoded, replaced: dict[int, Row]) -> Encoded:
+    """Return a batch with some rows replaced."""
+    placed = {row: _placed(batch, [row], [encoding]) for row, encoding in replaced.items()}
+    rows = []
     for row in range(len(batch.texts)):
-        if row in replaced:
-            row_ids, row_starts, row_ends = _placed(batch, row, replaced[row])
-        else:
-            assert encoded is not None
-            tokens = slice(encoded.row_offsets[row], encoded.row_offsets[row + 1])
-            row_ids, row_starts, row_ends = encoded.ids[tokens], encoded.starts[tokens], encoded.ends[tokens]
-        ids.append(row_ids)
-        starts.append(row_starts)
-        ends.append(row_ends)
-    empty = np.zeros(0, dtype=np.int64)
-    flat = np.concatenate([empty.astype(np.int32), *ids])
-    return Encoded(flat, _offsets(map(len, ids), len(ids)), np.concatenate([empty, *starts]), np.concatenate([empty, *ends]))
+        tokens = slice(encoded.row_offsets[row], encoded.row_offsets[row + 1])
+        kept = (encoded.ids[tokens], encoded.starts[tokens], encoded.ends[tokens])
+        rows.append((placed[row].ids, placed[row].starts, placed[row].ends) if row in placed else kept)
+    ids, starts, ends = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+    return Encoded(ids, _offsets((len(row[0]) for row in rows), len(rows)), starts, ends)
 
 
-def _placed(batch: Batch, row: int, encoded: Row) -> tuple[Int32, Int64, Int64]:
-    """Return a row's ids and byte borders from its character offsets.
+def _placed(batch: Batch, rows: Sequence[int], encodings: Sequence[Row]) -> Encoded:
+    """Return some rows' ids and byte borders from their character offsets.
 
     A normaliser may reorder characters (combining marks); the tokens concerned are then widened until the borders never fall,
-    so that a token counts as inside a span only where it is.
+    so that a token counts as inside a span only where it is. Over all rows at once: borders of a later row are never smaller.
     """
-    ids, offsets = encoded
-    borders = np.array(offsets, dtype=np.int64).reshape(-1, 2) + batch.row_chars[row]
+    counts = [len(ids) for ids, _ in encodings]
+    row_offsets = _offsets(counts, len(counts))
+    total = int(row_offsets[-1])
+    ids = np.fromiter(chain.from_iterable(ids for ids, _ in encodings), dtype=np.int32, count=total)
+    flat = chain.from_iterable(chain.from_iterable(offsets for _, offsets in encodings))
+    borders = np.fromiter(flat, dtype=np.int64, count=2 * total).reshape(-1, 2)
+    row = np.repeat(np.asarray(rows, dtype=np.int64), counts)
+    borders += batch.row_chars[row][:, None]
     starts = np.minimum.accumulate(batch.char_bytes[borders[::-1, 0]])[::-1]
     ends = np.maximum.accumulate(batch.char_bytes[borders[:, 1]])
     empty = ends <= starts
-    ends[empty] = np.minimum(starts[empty] + 1, batch.row_bytes[row + 1])
-    return np.array(ids, dtype=np.int32), starts, ends
+    ends[empty] = np.minimum(starts[empty] + 1, batch.row_bytes[row[empty] + 1])
+    return Encoded(ids, row_offsets, starts, ends)
