@@ -6,7 +6,7 @@ Each side runs in turn in this process and is timed in CPU seconds; the table sh
 round's ratio. Our side yields every record with its id and puts broken ones aside; the other side only parses:
 
 - JSON Lines: orjson, line by line, on a file of chat records.
-- CSV: pandas' C engine, all cells text (`dtype=str, keep_default_na=False`), in chunks of 20,000 rows, which is its fastest way.
+- CSV: pandas' C engine, all cells text (`dtype=str, keep_default_na=False`), in chunks of 20,000 rows, its fastest way.
 - SQL dumps: sqlparse, on the first part of the same dump, since it needs seconds a megabyte.
 
 Then it prints how the same files pass through a whole `sftdata ingest`, and, with --flat, the peak memory of reading a dump of
@@ -33,7 +33,12 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("orjson", "pandas", "sqlparse", "pyarrow")
-WORDS = ["the", "palace", "keeper", "asked", "who", "had", "lit", "the", "lamps", "before", "dawn", "and", "nobody", "in", "the", "long", "hall", "would", "answer", "her", "plainly", "臣妾", "明白", "皇上", "的", "心意", "今日", "御花园", "里", "梅花", "开", "得", "正", "好", "娘娘", "且", "宽心", "这", "件", "事", "还", "需", "从长计议", "本宫", "自有", "分寸"]
+WORDS = tuple(
+    str.split(
+        "the palace keeper asked who had lit the lamps before dawn and nobody in the long hall would answer her plainly "
+        "臣妾 明白 皇上 的 心意 今日 御花园 里 梅花 开 得 正 好 娘娘 且 宽心 这 件 事 还 需 从长计议 本宫 自有 分寸"
+    )
+)
 MB = 1 << 20
 
 
@@ -246,7 +251,7 @@ def main() -> None:
             dump(folder / "small.sql", 32 * MB, 32_000)
             dump(folder / "large.sql", arguments.flat * MB, 32_000)
             small, large = peak_memory(folder / "small.sql"), peak_memory(folder / "large.sql")
-            print(f"\npeak memory, lines of 16 MB: {small:,.0f} MB for a dump of 32 MB, {large:,.0f} MB for {arguments.flat} MB")
+            print(f"\npeak memory, lines of 16 MB: {small:,.0f} MB on a dump of 32 MB, {large:,.0f} on {arguments.flat} MB")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import repeat
 from typing import NamedTuple
 
-MAX_FIELD_CHARS = 8 << 20
-"""Characters of a quoted field from which its quote counts as never closed …"""
-MAX_FIELD_LINES = 1000
-"""… and lines that such a field may span."""
+import numpy as np
+
+from sftdata.ingestors._csv_cells import MAX_FIELD_CHARS, MAX_FIELD_LINES, Grid, find_cells
+from sftdata.ingestors._encoding import undecodable
+
 MAX_ROW_CHARS = 64 << 20
 """Characters of one row."""
+
+_TOO_LARGE = f"a row of more than {MAX_ROW_CHARS:,} characters"
+_MOST_ALONE = 4096
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -26,11 +31,9 @@ class Row(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Consecutive rows that all have the number of fields asked for: their text, and the number of the first line, from 1."""
+    """Consecutive rows that all have the number of fields asked for, and no undecodable bytes: their cells, row after row."""
 
-    text: str
-    num_rows: int
-    line: int
+    cells: list[str]
 
 
 class BrokenRow(NamedTuple):
@@ -66,13 +69,6 @@ def _grammar(delimiter: str) -> _Grammar:
         field=re.compile(_field(d)),
         quoted=re.compile(rf"(?<![^{d}\r\n]){_QUOTED}"),
     )
-
-
-@cache
-def _run(delimiter: str, num_fields: int) -> re.Pattern[str]:
-    """Return the pattern of any number of whole rows of `num_fields` fields, none of them an empty line."""
-    d = re.escape(delimiter)
-    return re.compile(rf"(?:(?![\r\n]){_field(d)}(?:{d}{_field(d)}){{{num_fields - 1}}}{_LINE_END})*+")
 
 
 _PHYSICAL_LINE = re.compile(r"[^\r\n]*+(?:\r\n|\r|\n|\Z)")
@@ -118,28 +114,51 @@ class RowScan:
 
     def runs(self, num_fields: int) -> Iterator[Run | Row | BrokenRow]:
         """Yield runs of rows of `num_fields` fields, and between them the other rows one by one."""
-        match_run = _run(self._delimiter, num_fields).match
+        num_alone = 1
         while self._position < len(self._text) or self._more():
-            match = match_run(self._text, self._position)
-            text = match[0] if match else ""
-            if text and not self._has_long_field(text):
-                yield self._take_run(text)
-                continue
-            for _ in range(max(1, text.count("\n"))):
-                if (row := self._row()) is not None:
+            self._text, self._position = self._text[self._position :], 0
+            before = self._line
+            if (run := self._plain_run(num_fields)) is not None:
+                yield run
+            elif (grid := find_cells(self._text, self._delimiter)) is not None:
+                yield from self._take(grid, num_fields)
+            # What is left is read row by row; the more of it there is, the longer nothing is tried at once.
+            num_alone = 1 if self._line > before + num_alone else min(2 * num_alone, _MOST_ALONE)
+            for _ in range(num_alone):
+                if self._position < len(self._text) and (row := self._row()) is not None:
                     yield row
 
-    def _has_long_field(self, run: str) -> bool:
-        if len(run) <= MAX_FIELD_CHARS and _count_lines(run) <= MAX_FIELD_LINES:
-            return False
-        return any(self._too_long(field) for field in self._grammar.quoted.findall(run))
+    def _plain_run(self, num_fields: int) -> Run | None:
+        """Return all whole rows held, and go behind them, where there are no quotes, no blank lines and no other widths."""
+        end = self._text.rfind("\n") + 1
+        if not end or '"' in self._text:
+            return None
+        text = self._text[: end - 1].replace("\r\n", "\n").removesuffix("\r")
+        lines = text.split("\n")
+        if "\r" in text or "" in lines or {*map(str.count, lines, repeat(self._delimiter))} != {num_fields - 1}:
+            return None
+        if undecodable(text):
+            return None
+        self._text, self._line = self._text[end:], self._line + len(lines)
+        return Run(text.replace("\n", self._delimiter).split(self._delimiter))
 
-    def _take_run(self, text: str) -> Run:
-        num_lines = _count_lines(text)
-        num_rows = _count_lines(self._grammar.quoted.sub("", text)) if '"' in text else num_lines
-        self._position += len(text)
-        self._line += num_lines
-        return Run(text, num_rows, self._line - num_lines)
+    def _take(self, grid: Grid, num_fields: int) -> Iterator[Run | Row]:
+        """Yield the rows of a grid of the text held, and go behind them."""
+        text, cells = self._text, _cells(self._text, grid)
+        line, position, done = self._line, 0, 0
+        for row in (np.diff(grid.row_ends, prepend=0) != num_fields).nonzero()[0].tolist():
+            end = int(grid.row_ends[row])
+            first = int(grid.row_ends[row - 1]) if row else 0
+            if first > done:
+                yield Run(cells[done:first])
+            line += _count_lines(text[position : grid.lines[row]])
+            position = int(grid.lines[row])
+            physical = _PHYSICAL_LINE.match(text, int(grid.line_ends[row]))
+            yield Row(text[position : physical.end() if physical else None], end - first, line)
+            done = end
+        if done < len(cells):
+            yield Run(cells[done:] if done else cells)
+        self._position, self._line = grid.length, self._line + grid.num_lines
 
     def _row(self) -> Row | BrokenRow | None:
         """Return the row at the position; None for an empty line, or where more had to be read first."""
@@ -148,6 +167,9 @@ class RowScan:
             return self._stuck()
         text = match[0]
         self._position = match.end()
+        if len(text) > MAX_ROW_CHARS:
+            self._line += _count_lines(text)
+            return BrokenRow("too_large", _TOO_LARGE, text, self._line - _count_lines(text))
         if match[1] is None:
             return self._quoted_row(text, self._grammar.quoted.sub("", text).count(self._delimiter) + 1)
         self._line += 1
@@ -185,7 +207,7 @@ class RowScan:
                 if text[end : end + 1] not in ("", self._delimiter, "\r", "\n"):
                     return self._skip(start, position, "csv_quote", "text after a closing quote")
             if end - start > MAX_ROW_CHARS:
-                return self._skip(start, end, "too_large", f"a row of more than {MAX_ROW_CHARS:,} characters")
+                return self._skip(start, end, "too_large", _TOO_LARGE)
             if text[end : end + 1] != self._delimiter:
                 return None
             position = end + 1
@@ -236,8 +258,17 @@ class RowScan:
         return bool(self._text)
 
 
+def _cells(text: str, grid: Grid) -> list[str]:
+    """Return the texts of a grid's cells."""
+    cells = [text[start:end] for start, end in zip(grid.starts.tolist(), grid.ends.tolist(), strict=True)]
+    for place in grid.doubled.tolist():
+        cells[place] = cells[place].replace('""', '"')
+    return cells
+
+
 def _count_lines(text: str) -> int:
-    return text.count("\n") + text.count("\r") - text.count("\r\n")
+    num_feeds = text.count("\n")
+    return num_feeds + text.count("\r") - text.count("\r\n") if "\r" in text else num_feeds
 
 
 def sniff_delimiter(head: str) -> str:
