@@ -99,6 +99,7 @@ for command in (
     keep.repair,
     keep.gc,
     model.train,
+    model.merge_lora,
     model.generate,
     tokenizer.tokenizer,
 ):

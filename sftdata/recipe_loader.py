@@ -5,13 +5,13 @@ Every message names file, line and key, and the nearest known name.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from sftdata import registry, strict_yaml
 from sftdata.errors import RecipeError, suggest
@@ -81,12 +81,16 @@ def train_settings(section: Mapping[str, Any], seed: int, places: Places, *, com
     Raises RecipeError with the place, the key and the nearest known one.
     """
     hints = get_type_hints(TrainSettings)
-    defaults: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in fields(TrainSettings)}
+    written = {field.name: field.name.rstrip("_") for field in dataclasses.fields(TrainSettings)}  # `from` is no Python name
+    defaults: dict[str, Any] = {
+        field.name: (hints[field.name], Field(default=_default(field), alias=written[field.name]))
+        for field in dataclasses.fields(TrainSettings)
+    }
     model = create_model("train", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **defaults)
     try:
         checked = model.model_validate({"seed": seed, **section})
     except ValidationError as error:
-        raise explain(error, places, known=defaults, below=("train",)) from error
+        raise explain(error, places, known=dict.fromkeys(written.values()), below=("train",)) from error
     settings = TrainSettings(**{name: getattr(checked, name) for name in defaults})
     try:
         settings.check(complete=complete)
@@ -96,21 +100,22 @@ def train_settings(section: Mapping[str, Any], seed: int, places: Places, *, com
     return settings
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 PATHS = (("tokenizer", "path"), ("tokenizer", "chat_template"), ("tokenizer", "extend", "pieces"))
 """Where values are paths, `path` of a source aside: in the recipe relative to it, in `--set` to the current folder."""
 
 
-ALTERNATIVES: dict[Place, str] = {
-    ("tokenizer", "path"): "train",
-    ("tokenizer", "train"): "path",
-    ("train", "model"): "base_model",
-    ("train", "base_model"): "model",
-    ("train", "max_steps"): "num_epochs",
-    ("train", "num_epochs"): "max_steps",
+ALTERNATIVES: dict[Place, tuple[str, ...]] = {
+    ("tokenizer", "path"): ("train",),
+    ("tokenizer", "train"): ("path",),
+    ("train", "model"): ("base_model", "from"),
+    ("train", "base_model"): ("model", "from"),
+    ("train", "from"): ("model", "base_model"),
+    ("train", "max_steps"): ("num_epochs",),
+    ("train", "num_epochs"): ("max_steps",),
 }
 """Keys that exclude each other: an override of one takes the place of the other that the recipe gives."""
 
@@ -149,9 +154,10 @@ def apply_override(recipe: dict[str, Any], override: str, folder: Path, places: 
 
 def _take_place(recipe: dict[str, Any], place: Place, places: Places) -> None:
     """Remove the recipe's alternative to the key at a place, unless an override gave that too."""
-    section, other = place[0], ALTERNATIVES.get(place[:2])
-    if other and not places.overridden((section, other)):
-        recipe[str(section)].pop(other, None)
+    section = place[0]
+    for other in ALTERNATIVES.get(place[:2], ()):
+        if not places.overridden((section, other)):
+            recipe[str(section)].pop(other, None)
 
 
 def _override_value(key: str, text: str) -> Any:

@@ -52,7 +52,9 @@ def explain(error: ValidationError, places: Places, known: Iterable[str] | None 
     `below` is where the checked value stands in the recipe, `known` are its keys where they are not those of `Recipe`.
     """
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also a missing one
-    place = (*below, *(part for part in first["loc"] if not _is_validator_name(part)))
+    # A section that is checked by itself is flat: what follows its key is pydantic's name of a kind of value.
+    parts = first["loc"][:1] if below else first["loc"]
+    place = (*below, *(part for part in parts if not _is_validator_name(part)))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "does_not_fit":
         return places.error((*place, *first["ctx"]["place"]), message)

@@ -11,7 +11,8 @@ from sftdata.errors import RecipeError
 from sftdata.recipe_loader import apply_override, load_recipe, train_settings
 from sftdata.recipe_places import Places
 from sftdata.shards import Shards, open_shards
-from sftdata.trainer import TrainResult, run
+from sftdata.trainer import TrainPlan, TrainResult, plan_training, run
+from sftdata.trainer.settings import MODELS, TrainSettings
 
 
 def train(
@@ -21,22 +22,36 @@ def train(
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
     allow_code: bool = False,
+    resume: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train a model on the shards of a build and publish it as a folder, `models/<name>` by default.
 
     The settings are the `train:` section of the recipe that was built, or of `recipe`; `overrides` are `key=value` texts inside
-    that section; `allow_code` lets `recipe` name steps from outside. `report` receives every line meant for the user. Raises
-    RecipeError, DataError, DamagedError, TrainingError.
+    that section; `allow_code` lets `recipe` name steps from outside. `resume` goes on from the newest whole checkpoint of a run
+    that was stopped. `report` receives every line meant for the user.
+    Raises RecipeError, DataError, DamagedError, TrainingError.
     """
     opened = open_shards(shards)
+    settings = _settings(opened, recipe, overrides, allow_code)
+    return run(opened.folder, Path(out or MODELS / opened.manifest["name"]), settings, report, resume=resume)
+
+
+def plan(
+    shards: str | Path, *, recipe: str | Path | None = None, overrides: Sequence[str] = (), allow_code: bool = False
+) -> TrainPlan:
+    """Return what `train` would do and cost with the same arguments. Raises what it raises before it starts."""
+    opened = open_shards(shards)
+    return plan_training(opened.folder, _settings(opened, recipe, overrides, allow_code))
+
+
+def _settings(opened: Shards, recipe: str | Path | None, overrides: Sequence[str], allow_code: bool) -> TrainSettings:
     section, seed = _section(opened, recipe, allow_code)
     value = {"train": section}
     places = Places(str(recipe or opened.folder / "recipe.yaml"), {})
     for override in overrides:
         apply_override(value, f"train.{override}", Path(), places)
-    settings = train_settings(value["train"], seed, places)
-    return run(opened.folder, Path(out or Path("models") / opened.manifest["name"]), settings, report)
+    return train_settings(value["train"], seed, places)
 
 
 def _section(shards: Shards, recipe: str | Path | None, allow_code: bool) -> tuple[dict[str, Any], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,27 @@ from sftdata.commands.options import code_option, json_option, out_option
 @out_option
 @click.option("--set", "overrides", multiple=True, metavar="A=B", help="Override a key of the recipe's train section.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Take the train section from this recipe.")
+@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint of a run that was stopped.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print steps, tokens, memory, time and learning rate, and stop.")
 @code_option
 @json_option
 def train(
-    shards: Path, out: Path | None, overrides: Sequence[str], recipe: Path | None, allow_code: bool, as_json: bool
+    shards: Path, *, out: Path | None, recipe: Path | None, resume: bool, plan_only: bool, as_json: bool, **options: Any
 ) -> None:
     """Train a model on shards: model, curves, samples."""
+    from sftdata.training import plan
     from sftdata.training import train as run
 
-    result = run(shards, out=out, recipe=recipe, overrides=overrides, allow_code=allow_code, report=screen.note)
+    if plan_only and (resume or out is not None):
+        raise click.UsageError("--plan writes nothing; leave out --resume and --out")
+    if plan_only:
+        found = plan(shards, recipe=recipe, **options)
+        for line in found.lines:
+            screen.note(line)
+        if as_json:
+            screen.show_json(found.as_json())
+        return
+    result = run(shards, out=out, recipe=recipe, resume=resume, report=screen.note, **options)
     if as_json:
         screen.show_json(
             {
@@ -34,6 +45,7 @@ def train(
                 "train_loss": result.train_loss,
                 "initial_validation_loss": result.initial_validation_loss,
                 "validation_loss": result.validation_loss,
+                "diagnosis": list(result.diagnosis),
             }
         )
     screen.note(f"{result.out}: model, curves.png, curves.json and samples.json, after {result.steps:,} steps")
@@ -57,3 +69,13 @@ def generate(model: Path, prompt: str, chat: bool | None, as_json: bool, **sampl
     screen.show_json({"prompt": prompt, "text": text}) if as_json else click.echo(text)
     if not text:
         screen.note("the model ended its answer at once")
+
+
+@click.command(name="merge-lora")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write; by default ADAPTER-merged.")
+def merge_lora(adapter: Path, out: Path | None) -> None:
+    """Merge a LoRA adapter into its base: a whole model."""
+    from sftdata.trainer import merge_lora as run
+
+    screen.note(f"{run(adapter, out or adapter.with_name(f'{adapter.name}-merged'))}: the whole model")

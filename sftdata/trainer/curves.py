@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -36,6 +37,15 @@ class Curve:
             {"step": step, TRAIN: losses.get(TRAIN), VALIDATION: losses.get(VALIDATION)}
             for step, losses in sorted(self.points.items())
         ]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, float | None]]) -> Curve:
+        """Return the curve whose `rows` these are."""
+        curve = cls()
+        for row in rows:
+            losses = {name: row[name] for name in (TRAIN, VALIDATION)}
+            curve.add(int(row["step"] or 0), **{name: loss for name, loss in losses.items() if loss is not None})
+        return curve
 
     def line(self, name: str) -> list[tuple[int, float]]:
         """Return the (step, loss) points of one of the two curves."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Split
-from sftdata.trainer.plan import epoch_order
+from sftdata.trainer.plan import RunPlan, epoch_order
 
 Row = dict[str, Any]
 """One array a column, and the row's number under `row`."""
@@ -20,52 +22,109 @@ Batch = dict[str, Any]
 Collator = Callable[[Sequence[Row]], Batch]
 
 
-class ShardRows(Dataset[Row]):
-    """The rows of a split by number: views into the memory map."""
+@dataclass(frozen=True)
+class Share:
+    """Which part of every update one of several processes computes."""
 
-    def __init__(self, split: Split) -> None:
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, rows: Sequence[int]) -> list[int]:
+        """Return this process's rows: every `world_size`-th."""
+        return list(rows[self.rank :: self.world_size])
+
+    def num_batches(self, num_rows: int, size: int) -> int:
+        """Return how many batches of `size` rows every process makes of `num_rows`: as many as the one with most rows."""
+        return math.ceil(math.ceil(num_rows / self.world_size) / size)
+
+
+ALONE = Share()
+
+
+class Update(dict[str, Any]):
+    """One update: its number under `step` (from 0), `rows` of all processes, and this one's micro-batches under `batches`."""
+
+
+class PlannedUpdates(Dataset[Update]):
+    """The updates of a run by number: what one holds is a function of (shards, seed, number) alone.
+
+    Nothing that comes before it need be read, so that a run can begin anywhere. How an update is cut into micro-batches and
+    dealt to processes changes nothing but the order in which its losses are added up.
+    """
+
+    def __init__(self, split: Split, plan: RunPlan, seed: int, collator: Collator, share: Share = ALONE) -> None:
         self.split = split
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return self.split.num_rows
-
-    def __getitem__(self, index: int) -> Row:
-        """Return row `index`."""
-        return {**self.split.row(index), "row": index}
-
-
-class PlannedBatches(Sampler[list[int]]):
-    """Micro-batches cut from the epoch's order; the batch is a function of (shards, seed, epoch, number) alone."""
-
-    def __init__(self, split: Split, micro_batch_size: int, seed: int) -> None:
-        self.split = split
-        self.micro_batch_size = micro_batch_size
+        self.plan = plan
         self.seed = seed
-        self.epoch = 0
+        self.collator = collator
+        self.share = share
+        self.micro_batch_size = plan.micro_batch_size
+        self._order: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
-        """Return the number of micro-batches of an epoch; the last one may be smaller."""
-        return -(-self.split.num_rows // self.micro_batch_size)
+        """Return the number of updates of the whole run."""
+        return self.plan.num_steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the row numbers of each micro-batch."""
-        split = self.split
-        order = epoch_order(split.num_rows, split.bucket_rows, self.seed, self.epoch, group_rows=split.group_rows).tolist()
-        for start in range(0, len(order), self.micro_batch_size):
-            yield order[start : start + self.micro_batch_size]
+    def rows(self, step: int) -> list[int]:
+        """Return the row numbers of update `step` (from 0); the last update of an epoch takes the rows that are left."""
+        epoch, place = divmod(step, self.plan.steps_per_epoch)
+        if self._order[0] != epoch:
+            split = self.split
+            order = epoch_order(split.num_rows, split.bucket_rows, self.seed, epoch, group_rows=split.group_rows)
+            self._order = epoch, order
+        start = place * self.plan.rows_per_step
+        rows: list[int] = self._order[1][start : start + self.plan.rows_per_step].tolist()
+        return rows
+
+    def __getitem__(self, step: int) -> Update:
+        """Return update `step`."""
+        rows = self.rows(step)
+        return Update(step=step, rows=rows, batches=self.collate(rows, self.micro_batch_size))
+
+    def collate(self, rows: Sequence[int], micro_batch_size: int) -> list[Batch]:
+        """Return this process's micro-batches of an update, as many as every other process has."""
+        mine = by_length(self.split, self.share.of(rows))
+        count = self.share.num_batches(len(rows), micro_batch_size)
+        cuts = [mine[start : start + micro_batch_size] for start in range(0, len(mine), micro_batch_size)]
+        batches = [self.collator([row_of(self.split, row) for row in cut]) for cut in cuts]
+        missing = count - len(batches)
+        return batches + [self._idle(rows[0]) for _ in range(missing)]
+
+    def _idle(self, row: int) -> Batch:
+        """Return a batch that trains nothing: a process without rows must still take part in the exchange of gradients."""
+        batch = self.collator([row_of(self.split, row)])
+        return {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
 
 
-class PlannedLoader(DataLoader[Row]):
-    """A loader that the training loop tells the epoch before it starts one."""
+def row_of(split: Split, index: int) -> Row:
+    """Return row `index` of a split, a view into the memory map."""
+    return {**split.row(index), "row": index}
 
-    def __init__(self, split: Split, batches: PlannedBatches, collator: Collator) -> None:
-        super().__init__(ShardRows(split), batch_sampler=batches, collate_fn=collator)
-        self.batches = batches
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration read epoch `epoch`."""
-        self.batches.epoch = epoch
+def by_length(split: Split, rows: Sequence[int]) -> list[int]:
+    """Return rows sorted by length where they are padded: rows of like length need little padding."""
+    if split.packed:
+        return list(rows)
+    return sorted(rows, key=lambda row: len(split.row(row)["input_ids"]))
+
+
+def update_loader(updates: PlannedUpdates, first: int, num_workers: int = 0) -> DataLoader[Update]:
+    """Return a loader of the updates from number `first` on; the updates before it are not read."""
+    return _UpdateLoader(
+        updates, batch_size=None, sampler=range(first, len(updates)), num_workers=num_workers, collate_fn=_unchanged,  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _UpdateLoader(DataLoader[Update]):
+    """A loader whose length is that of the whole run, from wherever it starts: to transformers, the run is one epoch."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+def _unchanged(update: Update) -> Update:
+    return update
 
 
 def choose_collator(split: Split, attn_implementation: str, pad_token_id: int) -> Collator:

@@ -2,161 +2,166 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import set_seed
 
 from sftdata import storage
-from sftdata.errors import DamagedError, DataError, TrainingError
-from sftdata.shards import Shards, Split, open_shards
+from sftdata.errors import TrainingError
 from sftdata.tokenizers.files import read_new_tokens
-from sftdata.trainer import isolation, saving
-from sftdata.trainer.curves import TRAIN, VALIDATION, Curve, write_curves
-from sftdata.trainer.data import Collator, choose_collator
-from sftdata.trainer.model import (
-    Precision,
-    choose_precision,
-    load_tokenizer,
-    make_model,
-    padding_id,
-    parameter_table,
-    quiet_transformers,
-)
-from sftdata.trainer.plan import RunPlan, SplitFacts, plan_run, survey
+from sftdata.trainer import checkpoints, isolation, saving
+from sftdata.trainer.data import PlannedUpdates, choose_collator
+from sftdata.trainer.job import Job, Report, check_fit, prepare
+from sftdata.trainer.keeping import Keeper, find_checkpoint
+from sftdata.trainer.model import make_model, padding_id, parameter_table, quiet_transformers
+from sftdata.trainer.probe import find_room
+from sftdata.trainer.processes import Processes, joined
+from sftdata.trainer.progress import Meter, flops_per_token, peak_flops
+from sftdata.trainer.publishing import Outcome, publish
 from sftdata.trainer.result import Sample, TrainResult
 from sftdata.trainer.sampling import Prompt, Sampling, encode_prompt, prompt_of_split, take_samples
 from sftdata.trainer.settings import TrainSettings
-from sftdata.trainer.shard_trainer import ShardTrainer, training_arguments
-from sftdata.trainer.watch import RunWatch
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that is known of a run before its model is made."""
-
-    shards: Shards
-    train: Split
-    validation: Split | None
-    facts: SplitFacts
-    plan: RunPlan
-    settings: TrainSettings
-    precision: Precision
-    tokenizer: PreTrainedTokenizerFast
+from sftdata.trainer.shard_trainer import ShardTrainer, out_of_memory, training_arguments
+from sftdata.trainer.tracking import trackers
+from sftdata.trainer.watch import Hooks, Rhythm, RunWatch
 
 
-def train(shards_folder: Path, out: Path, settings: TrainSettings, report: Report) -> TrainResult:
+def train(shards_folder: Path, out: Path, settings: TrainSettings, report: Report, *, resume: bool = False) -> TrainResult:
     """Train on the shards and publish the model as `out`; see `sftdata.trainer.run`."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise TrainingError("training on more than one process is not supported by this version; start it without a launcher")
     out = Path(os.path.abspath(out))
-    with storage.lock(out), quiet_transformers():
-        storage.recover(out)
-        saving.check_target(out)
-        saving.clear_leftovers(out)
+    with joined() as group, _held(out, group), quiet_transformers():
         temporary = storage.temporary_name(out)
         try:
-            job = prepare(shards_folder, settings, report)
-            return run_job(job, out, storage.make_folder(temporary), report)
+            job = prepare(shards_folder, settings, report, group)
+            return run_job(job, out, temporary, resume)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(_out_of_memory(settings)) from error
+            raise TrainingError(out_of_memory(settings.micro_batch_size, settings.gradient_accumulation_steps)) from error
         finally:
             storage.remove_tree(temporary)
 
 
-def prepare(shards_folder: Path, settings: TrainSettings, report: Report) -> Job:
-    """Open and verify the shards and work out what the run will do. Raises DamagedError, DataError, TrainingError."""
-    shards = open_verified(shards_folder)
-    split = shards.splits.get("train")
-    if split is None:
-        raise DataError(f"{shards.folder}: has no train split")
-    plan = plan_run(split.num_rows, settings)
-    facts = survey(split)
-    if facts.num_trained_tokens == 0:
-        raise TrainingError(f"{shards.folder}: no token of the train split is trained (all labels are -100)")
-    tokenizer = load_tokenizer(shards.tokenizer_folder)
-    validation = shards.splits.get("validation")
-    if validation is None:
-        report("no validation split: the curve shows the training loss alone (split: {validation: 0.05} makes one)")
-    elif survey(validation).num_trained_tokens == 0:
-        report("no row fell into the validation split: the curve shows the training loss alone (a larger share makes one)")
-        validation = None
-    for line in announcement(facts, plan, settings):
-        report(line)
-    return Job(shards, split, validation, facts, plan, settings, choose_precision(settings), tokenizer)
+@contextlib.contextmanager
+def _held(out: Path, group: Processes) -> Iterator[None]:
+    """Hold the lock of `out` and mend what a killed run left there; of several processes, the main one does."""
+    if not group.is_main:
+        yield
+        return
+    with storage.lock(out):
+        storage.recover(out)
+        saving.check_target(out)
+        saving.clear_leftovers(out)
+        yield
 
 
-def open_verified(folder: Path) -> Shards:
-    """Open a build after checking every file of it. Raises DamagedError that names what is damaged."""
-    shards = open_shards(folder)
-    damaged = list(shards.damaged_files())
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise DamagedError(f"{shards.folder / damaged[0]}{more}: does not match its checksum; build the shards again")
-    return shards
+@dataclass
+class Run:
+    """A run while it goes on."""
+
+    job: Job
+    model: Any
+    attention: str
+    watch: RunWatch
+    trainer: ShardTrainer
+    keeper: Keeper
+    prompts: list[Prompt]
+    started: float = field(default_factory=time.monotonic)
+
+    def sample(self, step: int) -> None:
+        """Let the model continue every prompt."""
+        if self.job.group.sharded:
+            return  # no process holds a model that could write
+        sampling = Sampling(max_new_tokens=self.job.settings.max_new_tokens, seed=self.job.settings.seed)
+        found = take_samples(self.keeper.model, self.job.tokenizer, self.prompts, sampling, step)
+        self.keeper.samples += found
+        for sample in found if step else ():
+            self.job.report(f"sample after step {step}: {_one_line(sample)}")
 
 
-def announcement(facts: SplitFacts, plan: RunPlan, settings: TrainSettings) -> list[str]:
-    """Return what is said before the first step: rows, tokens, exact steps."""
-    lines = [
-        f"train: {facts.num_rows:,} rows, {facts.num_tokens:,} tokens, {facts.num_trained_tokens:,} of them trained",
-        f"steps: {plan.num_steps:,} = {plan.num_epochs:.2f} epochs of {plan.steps_per_epoch:,}; "
-        f"a step is {settings.micro_batch_size} rows x {settings.gradient_accumulation_steps}",
-    ]
-    if facts.num_trained_first_tokens:
-        lines.append(f"note: the first token of {facts.num_trained_first_tokens:,} documents is trained")
-    return lines
-
-
-def run_job(job: Job, out: Path, temporary: Path, report: Report) -> TrainResult:
+def run_job(job: Job, out: Path, temporary: Path, resume: bool) -> TrainResult:
     """Make the model, train it, and publish the folder."""
-    started = time.monotonic()
+    checkpoint = find_checkpoint(job, checkpoints.folder_of(out), resume)
+    run = start(job, out, temporary, checkpoint)
+    if checkpoint is None:
+        run.sample(0)
+    seconds = fit(run)
+    step = run.trainer.state.global_step or run.watch.first_step
+    if job.settings.load_best_model_at_end and run.watch.best.step not in (0, step):
+        run.keeper.load_best()
+    run.sample(step)
+    outcome = Outcome(
+        out, run.watch.curve, tuple(run.keeper.samples), step, run.attention,
+        best_step=run.watch.best.step, stopped_early=run.watch.stopped_early,
+    )
+    outcome.seconds = {"training": round(seconds, 1), "all": round(time.monotonic() - run.started, 1)}
+    return publish(job, run.trainer, run.keeper, outcome, temporary)
+
+
+def start(job: Job, out: Path, temporary: Path, checkpoint: checkpoints.Checkpoint | None) -> Run:
+    """Make the model and everything around it, as it was at the checkpoint where there is one."""
     set_seed(job.settings.seed)
-    window = max(job.facts.longest_row, int(job.shards.manifest.get("sequence_len") or 0))
+    resume_from = None if checkpoint is None else checkpoint.folder
     new_tokens = read_new_tokens(job.shards.tokenizer_folder)
-    model = make_model(job.settings, job.tokenizer, window, job.precision, new_tokens)
+    model = make_model(job.settings, job.tokenizer, job.window, job.precision, new_tokens, resume_from=resume_from)
     check_fit(job, model)
     for line in parameter_table(model):
-        report(line)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+        job.report(line)
+    if job.settings.adapter != "qlora":  # whose loader put it there
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     attention = choose_attention(job, model)
-    report(f"computing in {job.precision.name} on {model.device.type}, attention {attention}")
-    watch = RunWatch(job.plan, job.shards.folder, report)
-    set_snapshots(job, model, watch, out)
-    prompts = choose_prompts(job)
-    sampling = Sampling(max_new_tokens=job.settings.max_new_tokens, seed=job.settings.seed)
-    samples = take_samples(model, job.tokenizer, prompts, sampling, 0)
-    seconds = fit(job, model, attention, watch, temporary / "trainer")
-    samples += take_samples(model, job.tokenizer, prompts, sampling, job.plan.num_steps)
-    saving.save_weights(model, job.shards.tokenizer_folder, temporary)
-    facts = run_facts(job, model, attention, watch.curve)
-    facts |= {"name": out.name, "seconds": {"training": round(seconds, 1), "all": round(time.monotonic() - started, 1)}}
-    return publish(job, out, temporary, watch.curve, facts, samples)
+    job.report(f"computing in {job.precision.name} on {model.device.type}, attention {attention}")
+    pad = padding_id(job.tokenizer)
+    collator = choose_collator(job.train, attention, pad)
+    updates = PlannedUpdates(job.train, job.plan, job.settings.seed, collator, job.group.share)
+    find_room(model, updates, job)
+    watch = make_watch(job, model)
+    validation = None if job.validation is None else (job.validation, choose_collator(job.validation, attention, pad))
+    arguments = training_arguments(
+        job.settings, job.plan, job.precision, temporary / "trainer",
+        validate=validation is not None, resumed=checkpoint is not None,
+    )
+    trainer = ShardTrainer(model, arguments, updates, validation, watch, group=job.group)
+    for tracker in trackers(job, out):
+        trainer.add_callback(tracker)
+    keeper = Keeper(job, checkpoints.folder_of(out), trainer)
+    run = Run(job, model, attention, watch, trainer, keeper, choose_prompts(job))
+    set_hooks(run, checkpoint)
+    return run
 
 
-def check_fit(job: Job, model: Any) -> None:
-    """Raise TrainingError where the shards do not fit the model: ids beyond its vocabulary, documents beyond its window."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if job.facts.largest_token_id >= rows:
-        raise TrainingError(
-            f"{job.shards.folder}: token id {job.facts.largest_token_id} is outside the model's vocabulary of {rows}; "
-            "build the shards with the model's own tokenizer"
-        )
-    window = getattr(model.config, "max_position_embeddings", None)
-    if window is not None and job.facts.longest_segment > window:
-        raise TrainingError(
-            f"{job.shards.folder}: a document has {job.facts.longest_segment} tokens, the model's window is {window}; "
-            f"build with tokenize.sequence_len: {window}"
-        )
+def make_watch(job: Job, model: Any) -> RunWatch:
+    """Return the watch of a run; what it has done at its steps is not set yet."""
+    settings = job.settings
+    peak = peak_flops()
+    meter = Meter(
+        job.plan.num_steps,
+        flops_per_token(model, job.facts.mean_context),
+        None if peak is None else peak * job.group.share.world_size,
+    )
+    rhythm = Rhythm(settings.save_steps, settings.sample_steps or 0, settings.early_stopping_patience or 0)
+    return RunWatch(job.plan, job.shards.folder, job.report, meter, rhythm, check_norm=not job.precision.fp16)
+
+
+def set_hooks(run: Run, checkpoint: checkpoints.Checkpoint | None) -> None:
+    """Say what is done at checkpoints, at a new best model and at samples; go on from a checkpoint."""
+    settings, keeper = run.job.settings, run.keeper
+    run.watch.hooks = Hooks(
+        checkpoint=keeper.checkpoint if settings.save_steps else None,
+        best=keeper.best if settings.load_best_model_at_end else None,
+        sample=run.sample,
+    )
+    if checkpoint is not None:
+        run.watch.restore(checkpoint.step, checkpoint.record["watch"], checkpoint.folder)
+        keeper.samples = [Sample(**sample) for sample in checkpoint.record["samples"]]
+        run.watch.hooks.restore = lambda: keeper.restore(checkpoint)
 
 
 def choose_attention(job: Job, model: Any) -> str:
@@ -179,18 +184,6 @@ def choose_attention(job: Job, model: Any) -> str:
     return chosen
 
 
-def set_snapshots(job: Job, model: Any, watch: RunWatch, out: Path) -> None:
-    """Have the weights saved every `save_steps` updates into `OUT.checkpoints/`; those of an earlier run go."""
-    if not job.settings.save_steps:
-        return
-    folder = out.with_name(f"{out.name}.checkpoints")
-    storage.remove_tree(folder)
-    watch.save_steps = job.settings.save_steps
-    watch.save_snapshot = lambda step: saving.save_snapshot(
-        model, job.shards.tokenizer_folder, folder, step, job.settings.save_total_limit
-    )
-
-
 def choose_prompts(job: Job) -> list[Prompt]:
     """Return the prompts of the settings, or the beginning of a document that the model does not train on, if there is one."""
     if job.settings.sample_prompts:
@@ -198,82 +191,26 @@ def choose_prompts(job: Job) -> list[Prompt]:
     return [prompt_of_split(job.tokenizer, job.validation or job.train)]
 
 
-def fit(job: Job, model: Any, attention: str, watch: RunWatch, folder: Path) -> float:
+def fit(run: Run) -> float:
     """Train; returns the seconds it took. Raises TrainingError for NaN, or where the steps are not those planned."""
-    pad = padding_id(job.tokenizer)
-    arguments = training_arguments(
-        job.settings, job.plan, job.precision, folder, validate=job.validation is not None
-    )
-    collators: tuple[Collator, Collator] = (
-        choose_collator(job.train, attention, pad), choose_collator(job.validation or job.train, attention, pad)
-    )
-    watch.check_norm = not job.precision.fp16
-    trainer = ShardTrainer(model, arguments, (job.train, job.validation), collators, watch)
+    job, trainer, watch = run.job, run.trainer, run.watch
+    if watch.first_step >= job.plan.num_steps:
+        return 0.0  # the checkpoint is that of the last step: only the publishing was missing
     started = time.monotonic()
     trainer.train()
     watch.check()
-    watch.check_weights(model, job.plan.num_steps)
-    if job.validation is None and not math.isfinite(loss := trainer.loss_of_first_rows()):
-        raise TrainingError(f"the loss is {loss} after the last step, so nothing was saved; a lower learning_rate helps")
-    if trainer.state.global_step != job.plan.num_steps:
+    watch.check_weights(run.model, trainer.state.global_step)
+    if job.validation is None:
+        first = trainer.updates.rows(0)[: job.settings.micro_batch_size]
+        loss = trainer.losses(job.train, first, trainer.updates.collator).mean
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} after the last step, so nothing was saved; a lower learning_rate helps")
+    if trainer.state.global_step != job.plan.num_steps and not watch.stopped_early:
         raise TrainingError(f"{trainer.state.global_step} steps were made, {job.plan.num_steps} were planned")
-    storage.remove_tree(folder)
     return time.monotonic() - started
 
 
-def run_facts(job: Job, model: Any, attention: str, curve: Curve) -> dict[str, Any]:
-    """Return what `train.json` and the card say of the run."""
-    first = curve.points[0]
-    return {
-        "shards": {"name": job.shards.manifest.get("name", job.shards.folder.name), "xxh3": job.shards.manifest["xxh3"]},
-        "counts": {
-            "rows": job.facts.num_rows,
-            "tokens": job.facts.num_tokens,
-            "trained_tokens": job.facts.num_trained_tokens,
-            "validation_rows": job.validation.num_rows if job.validation else 0,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        },
-        "steps": job.plan.num_steps,
-        "epochs": job.plan.num_epochs,
-        "attention": attention,
-        "precision": job.precision.name,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "losses": {
-            "train_first": first.get(TRAIN),
-            "train_last": curve.last(TRAIN),
-            "validation_first": first.get(VALIDATION),
-            "validation_last": curve.last(VALIDATION),
-        },
-    }
+def _one_line(sample: Sample) -> str:
+    return " ".join(f"{sample.prompt!r} → {sample.text!r}".split())
 
 
-def publish(
-    job: Job, out: Path, temporary: Path, curve: Curve, facts: dict[str, Any], samples: tuple[Sample, ...]
-) -> TrainResult:
-    """Write curves, record and card beside the weights and put the complete folder in the place of `out`."""
-    picture = write_curves(temporary, curve, out.name)
-    saving.write_record(temporary, job.settings, {**facts, "picture": picture.name}, samples)
-    saving.flush(temporary)
-    storage.publish(temporary, out)
-    losses = facts["losses"]
-    return TrainResult(
-        out=out,
-        curves=out / "curves.json",
-        picture=out / picture.name,
-        steps=job.plan.num_steps,
-        initial_validation_loss=losses["validation_first"],
-        train_loss=losses["train_last"],
-        validation_loss=losses["validation_last"],
-        samples=samples,
-    )
-
-
-def _out_of_memory(settings: TrainSettings) -> str:
-    rows, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
-    if rows == 1:
-        return "out of memory with one row at a time; use a smaller model, adapter: lora, or a smaller tokenize.sequence_len"
-    return (
-        f"out of memory with {rows} rows at a time; set train.micro_batch_size={rows // 2} and "
-        f"train.gradient_accumulation_steps={accumulation * 2}: the batches stay the same"
-    )

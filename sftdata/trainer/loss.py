@@ -34,14 +34,22 @@ def token_loss(
     micro-batches of an update, accumulated gradients equal those of one large batch, whatever the number of trained tokens in
     each. A batch without targets gives 0.
     """
-    targets = shifted(labels, IGNORE_INDEX).reshape(-1)
-    flat = logits.reshape(-1, logits.shape[-1]).float()
     if loss_weights is None:
+        targets = shifted(labels, IGNORE_INDEX).reshape(-1)
+        flat = logits.reshape(-1, logits.shape[-1]).float()
         total = functional.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="sum")
     else:
-        losses = functional.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
-        total = (losses * shifted(loss_weights, 0.0).reshape(-1)).sum()
+        total = losses_by_token(logits, labels, loss_weights).sum()
     if num_items_in_batch is None:
         return total
     mass = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=total.device)
     return torch.where(mass > 0, total / mass.clamp(min=torch.finfo(torch.float32).tiny), total * 0)
+
+
+def losses_by_token(logits: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return weight · cross entropy for what each position predicts, (rows, length); 0 where that is not trained."""
+    targets = shifted(labels, IGNORE_INDEX)
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    losses = functional.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="none")
+    losses = losses.reshape(targets.shape)
+    return losses if loss_weights is None else losses * shifted(loss_weights, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,22 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from sftdata.errors import RecipeError, TokenizerError, TrainingError, suggest
+from sftdata.errors import TokenizerError, TrainingError
 from sftdata.tokenizers.files import NewToken
+from sftdata.trainer.adapters import add_adapter
+from sftdata.trainer.architecture import from_config, set_dropout
 from sftdata.trainer.new_rows import set_new_rows, unknown_to
 from sftdata.trainer.settings import TrainSettings
 
 EMBEDDING_MULTIPLE = 64
 """Grown embeddings get a multiple of this many rows: matrix kernels are fastest on such shapes."""
-
-OUTSIDE_CONFIG = ("rope_theta", "partial_rotary_factor")
-"""Keys that transformers accepts beside a configuration's own fields and folds into `rope_parameters`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the Rust library raises bare Exception for a file that it cannot read
-        raise TokenizerError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise TokenizerError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
 
@@ -98,83 +94,117 @@ def make_model(
     window: int,
     precision: Precision,
     new_tokens: Sequence[NewToken] = (),
+    *,
+    resume_from: Path | None = None,
 ) -> Any:
     """Return the model in float32 on the CPU, its token ids and generation settings those of the tokenizer.
 
     `window` is the number of positions of a model from scratch that names none. The base of an adapter is loaded in the
     precision of the run, since its weights are never updated. The rows of `new_tokens` that a base lacks begin as the means of
-    the tokens that they were made of. Raises RecipeError, TokenizerError, TrainingError.
+    the tokens that they were made of. `resume_from` is a checkpoint of this run, whose weights are taken instead.
+    Raises RecipeError, TokenizerError, TrainingError.
     """
-    if settings.base_model is not None:
-        dtype = precision.dtype if settings.adapter else torch.float32
-        model = load_base(settings.base_model, dtype)
-        num_rows = model.get_input_embeddings().weight.shape[0]
-        unknown = unknown_to(settings.base_model, new_tokens, num_rows)
-        grown = fit_embeddings(model, len(tokenizer)) or bool(unknown)
-        set_new_rows(model, unknown, num_rows)
+    if resume_from is not None and settings.adapter is None:
+        model, grown = load_base(str(resume_from), torch.float32, dropout=settings.dropout), False
+    elif settings.base_model is not None:
+        model, grown = _grown_base(settings, tokenizer, precision, new_tokens)
     else:
-        model, grown = _from_config(settings.model or {}, len(tokenizer), window), False
+        model, grown = from_config(settings, len(tokenizer), window), False
     align_tokens(model, tokenizer)
-    return add_lora(model, settings, train_embeddings=grown) if settings.adapter == "lora" else model
+    if settings.adapter is not None:
+        return add_adapter(model, settings, train_embeddings=grown, resume_from=resume_from)
+    if settings.trainable == "embeddings":
+        train_embeddings_only(model)
+    return model
 
 
-def _from_config(options: dict[str, Any], num_tokens: int, window: int) -> Any:
-    """Build an untrained model; the global seed decides its weights."""
-    model_type = options["model_type"]
-    causal = [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING]
-    if model_type not in causal:
-        raise RecipeError(f"train.model.model_type: {model_type!r} is no causal language model{_near(model_type, causal)}")
-    known = {*CONFIG_MAPPING[model_type]().to_dict(), *CONFIG_MAPPING[model_type].attribute_map, *OUTSIDE_CONFIG}
-    for name in options:
-        if name not in known:
-            raise RecipeError(f"train.model.{name}: unknown to {model_type}{_near(name, sorted(known))}")
-    try:
-        config = AutoConfig.for_model(**_with_defaults(options, known, num_tokens, window))
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
-        raise RecipeError(f"train.model: {model_type} refuses these values: {_last_line(error)}") from error
+def _grown_base(
+    settings: TrainSettings, tokenizer: PreTrainedTokenizerFast, precision: Precision, new_tokens: Sequence[NewToken]
+) -> tuple[Any, bool]:
+    """Return the base with a row for every token, and whether any of them is new."""
+    name = str(settings.base_model)
+    dtype = precision.dtype if settings.adapter else torch.float32
+    model = load_base(name, dtype, dropout=settings.dropout, quantized=settings.adapter == "qlora")
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    unknown = unknown_to(name, new_tokens, num_rows)
+    grown = fit_embeddings(model, len(tokenizer)) or bool(unknown)
+    set_new_rows(model, unknown, num_rows)
+    return model, grown
 
 
-def _with_defaults(options: dict[str, Any], known: set[str], num_tokens: int, window: int) -> dict[str, Any]:
-    """Return the options with sizes that follow from the data where the recipe leaves them out."""
-    values = {"vocab_size": num_tokens, **options}
-    if values["vocab_size"] < num_tokens:
-        raise RecipeError(f"train.model.vocab_size: {values['vocab_size']} is below the tokenizer's {num_tokens} tokens")
-    if "max_position_embeddings" in known:
-        values.setdefault("max_position_embeddings", window)
-    if "intermediate_size" in known and "hidden_size" in options:
-        # Llama's own rule (Touvron et al. 2023: 2/3 of 4 · hidden), rounded up to a multiple of 128.
-        values.setdefault("intermediate_size", math.ceil(options["hidden_size"] * 8 / 3 / 128) * 128)
-    # Given a pad id, the embedding layer never trains that row, and the pad token may well be EOS.
-    return {**values, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+def train_embeddings_only(model: Any) -> None:
+    """Leave only the rows of tokens to be trained, in and out."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    kept = {id(layer.weight) for layer in layers if layer is not None}
+    for weight in model.parameters():
+        weight.requires_grad_(id(weight) in kept)
 
 
-def load_base(name: str, dtype: torch.dtype) -> Any:
+def load_base(name: str, dtype: torch.dtype, *, dropout: float | None = None, quantized: bool = False) -> Any:
     """Load `base_model`: a folder, or `hub:org/name`. Safetensors only, no code from the repository. Raises TrainingError."""
+    where, local = find_base(name)
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=local)
+        set_dropout(config, dropout)
+        more = {"quantization_config": four_bits(dtype)} if quantized else {}
+        return AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=local, **more
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise TrainingError(f"train.base_model: {name} cannot be loaded: {first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):
+            raise TrainingError(f"train.base_model: {name} is damaged: {first_line(error)}") from error
+        raise
+
+
+def find_base(name: str) -> tuple[str, bool]:
+    """Return where a base lies, for transformers, and whether that is a folder. Raises TrainingError where it has no model."""
     where = name.removeprefix("hub:")
     local = where == name
     if local and not (Path(name) / "config.json").is_file():
         is_adapter = (Path(name) / "adapter_config.json").is_file()
-        cure = "it is an adapter, which must be merged first" if is_adapter else "models of the hub are written hub:org/name"
-        raise TrainingError(f"train.base_model: {name} holds no model (no config.json); {cure}")
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=local
+        cure = (
+            f"it is an adapter, which must be merged first: sftdata merge-lora {name}"
+            if is_adapter
+            else "models of the hub are written hub:org/name"
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise TrainingError(f"train.base_model: {name} cannot be loaded: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise TrainingError(f"train.base_model: {name} is damaged: {_first_line(error)}") from error
-        raise
+        raise TrainingError(f"train.base_model: {name} holds no model (no config.json); {cure}")
+    return where, local
 
 
-def fit_embeddings(model: Any, num_tokens: int) -> bool:
-    """Grow the embeddings where the tokenizer has more tokens than the model; returns whether they grew."""
+def base_type(name: str) -> str:
+    """Return the `model_type` of a base. Raises TrainingError."""
+    where, local = find_base(name)
+    try:
+        return str(AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=local).model_type)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"train.base_model: {name} cannot be loaded: {first_line(error)}") from error
+
+
+def four_bits(dtype: torch.dtype) -> Any:
+    """Return how QLoRA keeps its base (Dettmers et al. 2023): NF4, the scales quantised too, products in `dtype`.
+
+    Raises TrainingError where this machine cannot.
+    """
+    if not torch.cuda.is_available():
+        raise TrainingError("train.adapter: qlora needs a CUDA device; adapter: lora trains on this machine")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError("train.adapter: qlora needs the package bitsandbytes: pip install bitsandbytes")
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def fit_embeddings(model: Any, num_tokens: int, *, mean_resizing: bool = True) -> bool:
+    """Grow the embeddings where the tokenizer has more tokens than the model; returns whether they grew.
+
+    `mean_resizing`: new rows are drawn around the mean of the old ones, which takes weights that a mere shape has not.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     if num_tokens <= rows:
         return False
-    model.resize_token_embeddings(num_tokens, pad_to_multiple_of=EMBEDDING_MULTIPLE, mean_resizing=True)
+    model.resize_token_embeddings(num_tokens, pad_to_multiple_of=EMBEDDING_MULTIPLE, mean_resizing=mean_resizing)
     return True
 
 
@@ -199,46 +229,6 @@ def padding_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return 0
 
 
-def add_lora(model: Any, settings: TrainSettings, *, train_embeddings: bool) -> Any:
-    """Wrap the model so that only low-rank adapters are trained. Raises RecipeError for a target that matches no module.
-
-    Grown embeddings are trained and saved with the adapter: rows that nobody trains would stay random.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    targets = settings.lora_target_modules
-    if isinstance(targets, str) and targets != "all-linear":
-        targets = (targets,)
-    if not isinstance(targets, str):
-        check_targets(model, targets)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        modules_to_save=_embedding_names(model) if train_embeddings else None,
-        base_model_name_or_path=str(settings.base_model),
-    )
-    return get_peft_model(model, config)
-
-
-def check_targets(model: Any, targets: tuple[str, ...]) -> None:
-    """Raise RecipeError where a LoRA target names no module that can carry an adapter, with the names that can."""
-    modules = {
-        name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
-    } | {name: module for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
-    names = sorted({name.rpartition(".")[2] for name in modules})
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in modules):
-            raise RecipeError(f"train.lora_target_modules: {target!r} matches no module; this model has {', '.join(names)}")
-
-
-def _embedding_names(model: Any) -> list[str]:
-    layers = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    return [name.rpartition(".")[2] for name, module in model.named_modules() if id(module) in layers]
-
-
 def parameter_table(model: Any) -> list[str]:
     """Return lines that show where the parameters are: by part of the model, in all, and how many are trained."""
     parts: dict[str, int] = {}
@@ -253,15 +243,6 @@ def parameter_table(model: Any) -> list[str]:
     return [*lines, f"  {'parameters':<{width}}  {total:>14,}, {trained:,} of them trained ({trained / total:.1%})"]
 
 
-def _near(name: str, known: list[str]) -> str:
-    """Return a suggestion only: lists of two hundred names help nobody."""
-    hint = suggest(name, known)
-    return hint if hint.startswith("; did you mean") else ""
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error that says anything, or its name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _last_line(error: Exception) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

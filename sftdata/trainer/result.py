@@ -1,9 +1,10 @@
-"""What a training run returns. Imports nothing but the standard library."""
+"""What a training run, or the plan of one, returns. Imports nothing but the standard library."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,49 @@ class TrainResult:
     """The last mean over `logging_steps` updates, nats per trained token."""
     validation_loss: float | None
     samples: tuple[Sample, ...]
+    diagnosis: tuple[str, ...] = ()
+    """What the curves say, in words."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+    """At the longest batch."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimiser + self.activations
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What `sftdata train --plan` prints."""
+
+    rows: int
+    steps: int
+    epochs: float
+    tokens: int
+    """Tokens of the whole run, repeats included, without padding."""
+    trained_tokens: int
+    padding: float
+    """Share of positions that hold no token."""
+    parameters: int
+    trained_parameters: int
+    memory: Memory
+    available_memory: int
+    seconds: float
+    learning_rate: float
+    suggested_learning_rate: float | None
+    """For fine-tuning: base rate · √(trained tokens a step / tokens a step of pretraining)."""
+    lines: tuple[str, ...] = ()
+    """The plan in words."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as JSON has it."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sftdata import storage
 from sftdata.errors import RecipeError, TrainingError
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Split
+from sftdata.trainer import saving
+from sftdata.trainer.adapters import with_adapter
 from sftdata.trainer.model import align_tokens, fit_embeddings, load_base, load_tokenizer, padding_id, quiet_transformers
 from sftdata.trainer.result import Sample
 
@@ -144,13 +147,38 @@ def load_trained(folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
 
 
 def _with_adapter(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Any:
-    from peft import PeftModel
-
-    base = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-    model = load_base(base if Path(base).is_dir() else f"hub:{base}", torch.float32)
+    model = load_base(base_of_adapter(folder), torch.float32)
     fit_embeddings(model, len(tokenizer))
     align_tokens(model, tokenizer)
+    return with_adapter(model, folder)
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Return the base that an adapter was trained on, as `base_model` names it. Raises TrainingError."""
+    path = folder / "adapter_config.json"
     try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except (ValueError, RuntimeError, OSError) as error:
-        raise TrainingError(f"{folder}: the adapter does not fit its base {base}: {str(error).splitlines()[0]}") from error
+        base: str = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{folder}: holds no adapter that names its base ({path.name})") from error
+    return base if base.startswith("hub:") or Path(base).is_dir() else f"hub:{base}"
+
+
+def merge_lora(folder: Path, out: Path) -> Path:
+    """Merge an adapter into its base and publish the whole model as `out`. Raises TrainingError, DataError, LockedError."""
+    if not (folder / "adapter_config.json").is_file():
+        raise TrainingError(f"{folder}: holds no adapter (no adapter_config.json)")
+    with storage.lock(out), quiet_transformers():
+        storage.recover(out)
+        saving.check_target(out)
+        tokenizer = load_tokenizer(folder)
+        merged = _with_adapter(folder, tokenizer).merge_and_unload()
+        temporary = storage.make_folder(storage.temporary_name(out))
+        try:
+            saving.save_weights(merged, folder, temporary)
+            merged_from = {"adapter": folder.name, "base": base_of_adapter(folder)}
+            record = {"merged": merged_from, "versions": saving.library_versions()}
+            storage.write_json(temporary / saving.TRAIN_RECORD, record)
+            storage.publish(temporary, out)
+        finally:
+            storage.remove_tree(temporary)
+    return out

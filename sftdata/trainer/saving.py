@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from sftdata.trainer.result import Sample
 from sftdata.trainer.settings import TrainSettings
 
 TRAIN_RECORD = "train.json"
+NO_TOKENIZER = ("README.md", "config.json", "generation_config.json", "adapter_config.json", "train.json", "samples.json")
+"""Files beside the tokenizer of a model folder."""
 LIBRARIES = ("sftdata", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy", "pyarrow")
 
 
@@ -34,46 +35,23 @@ def clear_leftovers(out: Path) -> None:
         storage.remove_tree(leftover)
 
 
-def save_weights(model: Any, tokenizer_folder: Path, folder: Path) -> None:
-    """Save a model, or an adapter, as safetensors with its tokenizer."""
+def save_weights(model: Any, tokenizer_folder: Path, folder: Path, tensors: dict[str, Any] | None = None) -> None:
+    """Save a model, or an adapter, as safetensors with its tokenizer; `tensors`: weights gathered from sharded processes."""
     storage.make_folder(folder)
+    more = {} if tensors is None else {"state_dict": tensors}
     # Training turns the cache off; a saved model without it would generate slowly everywhere.
     use_cache, model.config.use_cache = model.config.use_cache, True
     try:
         if hasattr(model, "peft_config"):
             # Whether embeddings belong to the adapter was decided when it was made; "auto" would ask the hub.
-            model.save_pretrained(str(folder), save_embedding_layers=False)
+            model.save_pretrained(str(folder), save_embedding_layers=False, **more)
         else:
-            model.save_pretrained(str(folder))
+            model.save_pretrained(str(folder), **more)
     finally:
         model.config.use_cache = use_cache
     for file in sorted(tokenizer_folder.iterdir()):
-        if file.is_file():
+        if file.is_file() and file.name not in NO_TOKENIZER and file.suffix != ".safetensors":
             shutil.copyfile(file, folder / file.name)
-
-
-def flush(folder: Path) -> None:
-    """Flush every file and folder below `folder`, which libraries wrote, to the disk."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        else:
-            storage.sync_folder(path)
-
-
-def save_snapshot(model: Any, tokenizer_folder: Path, snapshots: Path, step: int, limit: int) -> Path:
-    """Save the weights after `step` beside the others in `snapshots`, and keep only the newest `limit`."""
-    target = snapshots / f"step-{step:08d}"
-    storage.make_folder(snapshots)
-    temporary = storage.temporary_name(target)
-    storage.remove_tree(temporary)
-    save_weights(model, tokenizer_folder, temporary)
-    flush(temporary)
-    storage.publish(temporary, target)
-    for old in sorted(snapshots.glob("step-*"))[:-limit]:
-        storage.remove_tree(old)
-    return target
 
 
 def library_versions() -> dict[str, str]:

@@ -1,0 +1,124 @@
+"""All that is known of a run before its model is made: verified shards, counts, exact steps, settings without `auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from sftdata.errors import DamagedError, DataError, TrainingError
+from sftdata.shards import Shards, Split, open_shards
+from sftdata.trainer.advice import advice
+from sftdata.trainer.model import Precision, base_type, choose_precision, load_tokenizer
+from sftdata.trainer.plan import RunPlan, SplitFacts, plan_run, suggested_learning_rate, survey
+from sftdata.trainer.processes import SINGLE, Processes
+from sftdata.trainer.settings import TrainSettings
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known of a run before its model is made."""
+
+    shards: Shards
+    train: Split
+    validation: Split | None
+    facts: SplitFacts
+    plan: RunPlan
+    settings: TrainSettings
+    precision: Precision
+    tokenizer: PreTrainedTokenizerFast
+    group: Processes
+    report: Report
+
+    @property
+    def window(self) -> int:
+        """Positions of a model from scratch that names none."""
+        return max(self.facts.longest_row, int(self.shards.manifest.get("sequence_len") or 0))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, which is a number by now."""
+        return float(self.settings.learning_rate)
+
+
+def prepare(shards_folder: Path, settings: TrainSettings, report: Report, group: Processes = SINGLE) -> Job:
+    """Open and verify the shards and work out what the run will do. Raises DamagedError, DataError, TrainingError."""
+    report = group.voice(report)
+    shards = open_verified(shards_folder) if group.is_main else open_shards(shards_folder)
+    group.wait()
+    split = shards.splits.get("train")
+    if split is None:
+        raise DataError(f"{shards.folder}: has no train split")
+    plan = plan_run(split.num_rows, settings, group.share.world_size)
+    facts = survey(split)
+    if facts.num_trained_tokens == 0:
+        raise TrainingError(f"{shards.folder}: no token of the train split is trained (all labels are -100)")
+    if settings.learning_rate == "auto":
+        rate = suggested_learning_rate(facts, plan, settings, base_type(str(settings.base_model)))
+        settings = replace(settings, learning_rate=rate)
+        report(f"learning rate: {rate:.3g}, by auto")
+    validation = _validation(shards, settings, report)
+    for line in (*announcement(facts, plan, settings, group), *advice(shards, facts, plan, settings)):
+        report(line)
+    tokenizer = load_tokenizer(shards.tokenizer_folder)
+    return Job(shards, split, validation, facts, plan, settings, choose_precision(settings), tokenizer, group, report)
+
+
+def _validation(shards: Shards, settings: TrainSettings, report: Report) -> Split | None:
+    """Return the validation split, or None with a word on why there is none. Raises TrainingError where it is needed."""
+    validation = shards.splits.get("validation")
+    if validation is not None and survey(validation).num_trained_tokens:
+        return validation
+    missing = "no validation split" if validation is None else "no row fell into the validation split"
+    cure = "split: {validation: 0.05} makes one" if validation is None else "a larger share makes one"
+    for name in ("early_stopping_patience", "load_best_model_at_end"):
+        if getattr(settings, name):
+            raise TrainingError(f"train.{name}: {shards.folder}: {missing}, and nothing else tells which model is best; {cure}")
+    report(f"{missing}: the curve shows the training loss alone ({cure})")
+    return None
+
+
+def open_verified(folder: Path) -> Shards:
+    """Open a build after checking every file of it. Raises DamagedError that names what is damaged."""
+    shards = open_shards(folder)
+    damaged = list(shards.damaged_files())
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise DamagedError(f"{shards.folder / damaged[0]}{more}: does not match its checksum; build the shards again")
+    return shards
+
+
+def announcement(facts: SplitFacts, plan: RunPlan, settings: TrainSettings, group: Processes = SINGLE) -> list[str]:
+    """Return what is said before the first step: rows, tokens, exact steps."""
+    devices = f" x {group.share.world_size} processes" if group.several else ""
+    full = plan.num_full_epochs
+    more = f" ({full:,.2f} if the last step of each were full)" if abs(full - plan.num_epochs) > 0.005 else ""
+    lines = [
+        f"train: {facts.num_rows:,} rows, {facts.num_tokens:,} tokens, {facts.num_trained_tokens:,} of them trained",
+        f"steps: {plan.num_steps:,} = {plan.num_epochs:,.2f} epochs of {plan.steps_per_epoch:,}{more}; "
+        f"a step is {settings.micro_batch_size} rows x {settings.gradient_accumulation_steps}{devices}",
+    ]
+    if facts.num_trained_first_tokens:
+        lines.append(f"note: the first token of {facts.num_trained_first_tokens:,} documents is trained")
+    return lines
+
+
+def check_fit(job: Job, model: Any) -> None:
+    """Raise TrainingError where the shards do not fit the model: ids beyond its vocabulary, documents beyond its window."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if job.facts.largest_token_id >= rows:
+        raise TrainingError(
+            f"{job.shards.folder}: token id {job.facts.largest_token_id} is outside the model's vocabulary of {rows}; "
+            "build the shards with the model's own tokenizer"
+        )
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is not None and job.facts.longest_segment > window:
+        raise TrainingError(
+            f"{job.shards.folder}: a document has {job.facts.longest_segment} tokens, the model's window is {window}; "
+            f"build with tokenize.sequence_len: {window}"
+        )
