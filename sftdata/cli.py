@@ -89,6 +89,7 @@ def main() -> None:
 for command in (
     build.ingest,
     build.build,
+    build.run_task,
     build.preview,
     build.schema,
     look.inspect,

@@ -72,7 +72,7 @@ def collect(
                 for path in _entries(work / stage):
                     if (stage, path.name) not in used:
                         storage.remove_tree(path)
-            remove_leftovers(work)
+            remove_leftovers(work, of_all_machines=True)
     return Collected(str(work), [size for _, size in found], dry_run)
 
 

@@ -16,8 +16,9 @@ from sftdata.assembling import list_files, write_parquet
 from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.environment import is_pinned, with_pins
 from sftdata.errors import ConservationError, DataError, RecipeError
+from sftdata.executors.choice import choose_executor
 from sftdata.executors.local import run_alone
-from sftdata.pipeline import WORK_FOLDER, choose_executor, perform
+from sftdata.pipeline import WORK_FOLDER, perform
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
 from sftdata.runner import TaskRunner

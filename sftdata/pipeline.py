@@ -15,8 +15,8 @@ A task whose result lies in the work folder is not run again. Between stages onl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from sftdata.assembling import Built, assemble
 from sftdata.entries import QUARANTINE_FILE
 from sftdata.environment import with_pins
 from sftdata.errors import DamagedError, DataError, RecipeError
-from sftdata.executors.local import ProcessExecutor, SerialExecutor, available_cores, local_executor, run_alone
+from sftdata.executors.choice import choose_executor
+from sftdata.executors.jobs import available_cores
+from sftdata.executors.local import run_alone
 from sftdata.gathering import gather_shard
 from sftdata.planning import plan
 from sftdata.preparing import prepare_part
@@ -57,8 +59,6 @@ STAGES = {
 WORK_FOLDER = ".sftdata-work"
 Accept = Callable[[dict[str, Any]], None]
 """Sees a manifest before its folder is published, and raises where it should not be."""
-SMALL_INPUT = 4 << 20
-"""Bytes of input up to which starting worker processes takes longer than the work."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def build(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     workers: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
     work_dir: str | Path | None = None,
     limit: int | None = None,
     allow_code: bool = False,
@@ -94,31 +96,38 @@ def build(
 ) -> BuildResult:
     """Build the shards of a recipe.
 
-    `overrides` are `a.b=value` texts as `--set` takes them; `workers` None uses all processors; `limit` reads only the first
-    records of each source; `accept` sees the new manifest before the folder is swapped in, and may raise. Raises the errors of
-    `sftdata.errors`; the output is then as it was before.
+    `overrides` are `a.b=value` texts as `--set` takes them; `workers` None uses all processors; `executor` is `local` or `ray`,
+    which starts Ray on this machine, or uses the cluster at `ray_address`, whose nodes share input and work folder; `limit`
+    reads only the first records of each source; `accept` sees the new manifest before the folder is swapped in, and may raise.
+    Raises the errors of `sftdata.errors`; the output is then as it was before.
     """
-    loaded = _loaded(recipe, overrides, allow_code)
-    output, work = _folders(loaded, out, work_dir)
+    loaded = load(recipe, overrides, allow_code)
     _check_counts(workers, limit)
     begin = time.time()
-    with storage.lock(output), storage.in_use(storage.make_folder(work)):
-        storage.recover(output)
-        storage.remove_staged(output)
-        parts = _scan(loaded, output, work)
-        executor = choose_executor(workers, parts)
-        with without_leftovers(work), closing(executor):
-            built, runner = with_pins(lambda: _attempt(loaded, work, executor, parts, limit))
+    with begun(loaded, out, work_dir) as (output, work, parts):
+        workplace = choose_executor(workers, parts, executor, ray_address)
+        with without_leftovers(work), closing(workplace):
+            built, runner = with_pins(lambda: _attempt(loaded, work, workplace, parts, limit))
         check_unchanged(parts)
         manifest = _finished(output, built.fingerprint)
         unchanged = manifest is not None
         if manifest is None:
             origin = origin_of(loaded, work, limit)
-            run = describe_run(begin, origin, workers=executor.num_workers, stage_seconds=runner.seconds,
+            run = describe_run(begin, origin, workers=workplace.num_workers, stage_seconds=runner.seconds,
                                tasks=len(runner.planned), reused=runner.num_reused, damaged=runner.damaged)  # fmt: skip
             manifest = _publish(output, built, run, accept)
         write_history(work, loaded.recipe.name, runner.planned)
     return BuildResult(output, manifest, len(runner.planned), runner.num_reused, runner.damaged, unchanged)
+
+
+@contextmanager
+def begun(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> Iterator[tuple[Path, Path, list[Part]]]:
+    """Hold the output folder and mark the work folder as used; give both, and the input parts."""
+    output, work = _folders(loaded, out, work_dir)
+    with storage.lock(output), storage.in_use(storage.make_folder(work)):
+        storage.recover(output)
+        storage.remove_staged(output)
+        yield output, work, _scan(loaded, output, work)
 
 
 def _attempt(
@@ -138,7 +147,7 @@ def plan_build(
     allow_code: bool = False,
 ) -> list[TaskPlan]:
     """Return which tasks a build would run or reuse, and why, up to where the plan depends on a result that is missing."""
-    loaded = _loaded(recipe, overrides, allow_code)
+    loaded = load(recipe, overrides, allow_code)
     output, work = _folders(loaded, out, work_dir)
     _check_counts(None, limit)
     rehearsal = Rehearsal(read_history(work, loaded.recipe.name), available_cores())
@@ -224,7 +233,8 @@ def _sum_split(split: str, shards: Sequence[Any], summaries: Sequence[dict[str, 
     return {name: sum(summary["counts"][name] for summary in mine) for name in mine[0]["counts"]}
 
 
-def _loaded(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: bool) -> Loaded:
+def load(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: bool) -> Loaded:
+    """Return a recipe, loaded where it is not yet."""
     if not isinstance(recipe, Loaded):
         return load_recipe(recipe, overrides=overrides, allow_code=allow_code)
     if overrides:
@@ -250,14 +260,6 @@ def _check_counts(workers: int | None, limit: int | None) -> None:
     for name, value in (("workers", workers), ("limit", limit)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise RecipeError(f"{name}: {value!r}; give a whole number, at least 1")
-
-
-def choose_executor(workers: int | None, parts: Sequence[Part]) -> Any:
-    """Return worker processes, or this very process where one worker was asked for or there is too little to share."""
-    if workers is not None:
-        return local_executor(workers)
-    small = sum(part.stamp[0] for part in parts) < SMALL_INPUT
-    return SerialExecutor() if small else ProcessExecutor(available_cores())
 
 
 def _finished(output: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ from sftdata.failpoints import reach
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the hidden sibling name under which `path` is written before it is renamed."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Return the hidden sibling under which `path` is written before it is renamed: no process of any machine has the same."""
+    return path.with_name(f".{path.name}.tmp-{os.uname().nodename}-{os.getpid()}")
 
 
 @contextmanager

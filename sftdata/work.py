@@ -174,9 +174,13 @@ def _publish(temporary: Path, entry: Path) -> None:
         storage.remove_tree(temporary)
 
 
-def remove_leftovers(work_folder: Path) -> None:
-    """Remove what killed builds and tasks were writing; what a living one is writing stays."""
-    for path in map(Path, glob.glob(f"{glob.escape(str(work_folder))}/*/.*.tmp-*")):
+def remove_leftovers(work_folder: Path, *, of_all_machines: bool = False) -> None:
+    """Remove what killed builds and tasks were writing; what a living one is writing stays.
+
+    So does what other machines write, unless told otherwise: neither their locks nor their processes may be seen from here.
+    """
+    whose = "*" if of_all_machines else f"{glob.escape(os.uname().nodename)}-*"
+    for path in map(Path, glob.glob(f"{glob.escape(str(work_folder))}/*/.*.tmp-{whose}")):
         if not (storage.is_in_use(path) if path.is_dir() else _is_running(path.name.rpartition("-")[2])):
             storage.remove_tree(path)
 

@@ -24,10 +24,10 @@ def _environment(changes: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes}
 
 
-def run_child(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_child(code: str, *arguments: object, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code to its end; an error of ours ends it with the exit code that the command line gives."""
     command = [sys.executable, "-c", RUNNER, code, *map(str, arguments)]
-    return subprocess.run(command, env=_environment(environment), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=_environment(environment), capture_output=True, text=True, timeout=seconds)
 
 
 def start_child(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:

@@ -15,8 +15,10 @@ from sftdata.cli import main
 
 COMMANDS = {
     "build": [
-        "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--set", "--work-dir", "--workers",
+        "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--ray-address", "--set", "--work-dir",
+        "--workers", "--write-tasks",
     ],
+    "run-task": ["--allow-code", "--help", "--index", "--of"],
     "generate": [
         "--chat", "--help", "--json", "--max-new-tokens", "--prompt", "--seed", "--temperature", "--top-k", "--top-p",
     ],

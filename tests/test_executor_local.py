@@ -16,7 +16,8 @@ from child_process import end_child, run_child, start_child
 
 from sftdata import progress, registry
 from sftdata.errors import DataError, SftdataError, WorkerError
-from sftdata.executors.local import ProcessExecutor, SerialExecutor, available_cores, local_executor
+from sftdata.executors.jobs import available_cores
+from sftdata.executors.local import ProcessExecutor, SerialExecutor, local_executor
 from sftdata.work import Task
 
 

@@ -240,3 +240,12 @@ def test_code_fingerprint_of_our_steps_differs_and_the_main_script_is_refused():
 def test_library_version_is_the_installed_one_or_absent():
     assert library_version("pyarrow").split(".")[0].isdigit()
     assert library_version("no-such-distribution") == "absent"
+
+
+def test_leftovers_of_another_machine_stay_until_all_are_asked_for(tmp_path):
+    theirs = tmp_path / "prepare" / f".{'f' * 32}.tmp-elsewhere-1"
+    theirs.mkdir(parents=True)
+    remove_leftovers(tmp_path)
+    assert theirs.exists()
+    remove_leftovers(tmp_path, of_all_machines=True)
+    assert not theirs.exists()

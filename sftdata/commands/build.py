@@ -1,14 +1,18 @@
-"""The commands that make data: `ingest`, `build`, `preview` and `schema`."""
+"""The commands that make data: `ingest`, `build`, `run-task`, `preview` and `schema`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sftdata import screen
 from sftdata.commands.options import code_option, json_option, out_option, set_option, work_dir_option, workers_option
+
+if TYPE_CHECKING:
+    from sftdata.recipe_loader import Loaded
 
 
 @click.command()
@@ -56,10 +60,12 @@ def ingest(
 @out_option
 @set_option
 @workers_option
-@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where tasks run.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where tasks run.")
+@click.option("--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster; by default Ray is started on this machine.")
 @work_dir_option
 @click.option("--limit", type=click.IntRange(1), help="Read only the first N records of each source.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would run or be reused, and why, and stop.")
+@click.option("--write-tasks", type=click.Path(path_type=Path), help="Write the next stage's tasks to a file for run-task.")
 @code_option
 @json_option
 def build(
@@ -68,9 +74,11 @@ def build(
     overrides: Sequence[str],
     workers: int | None,
     executor: str,
+    ray_address: str | None,
     work_dir: Path | None,
     limit: int | None,
     only_plan: bool,
+    write_tasks: Path | None,
     allow_code: bool,
     as_json: bool,
 ) -> None:
@@ -84,11 +92,42 @@ def build(
         tasks = plan_build(loaded, out=out, work_dir=work_dir, limit=limit)
         screen.show_json([task._asdict() for task in tasks]) if as_json else screen.show_plan(tasks)
         return
+    if write_tasks is not None:
+        _write_tasks(loaded, write_tasks, as_json, out=out, work_dir=work_dir, limit=limit)
+        return
     with screen.show_progress():
-        result = run(loaded, out=out, workers=workers, work_dir=work_dir, limit=limit)
+        result = run(
+            loaded, out=out, workers=workers, executor=executor, ray_address=ray_address, work_dir=work_dir, limit=limit
+        )
     if as_json:
         screen.show_json({"folder": str(result.folder), "unchanged": result.unchanged, "counts": result.manifest["counts"]})
     screen.note_build(result)
+
+
+def _write_tasks(loaded: Loaded, file: Path, as_json: bool, **options: Any) -> None:
+    from sftdata.task_files import write_tasks
+
+    with screen.show_progress():
+        written = write_tasks(loaded, file, **options)
+    if as_json:
+        screen.show_json(written._asdict())
+    what = f"{written.num_tasks:,} tasks of {written.stage}" if written.num_tasks else "no task is left; run the build"
+    screen.note(f"{written.file}: {what}")
+
+
+@click.command()
+@click.argument("tasks", type=click.Path(path_type=Path))
+@click.option("--index", required=True, type=click.IntRange(0), help="The task, from 0.")
+@click.option("--of", type=click.IntRange(1), help="Run every OF-th task from there on: process INDEX of OF.")
+@code_option
+def run_task(tasks: Path, index: int, of: int | None, allow_code: bool) -> None:
+    """Run one task, or one process's share, of a file that `build --write-tasks` wrote."""
+    from sftdata.task_files import run_written_tasks
+
+    with screen.show_progress():
+        done = run_written_tasks(tasks, index, of=of, allow_code=allow_code)
+    for task in done:
+        screen.note(f"{task.stage} {task.name}: done")
 
 
 @click.command()

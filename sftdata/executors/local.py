@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import multiprocessing
 import os
 import pickle
@@ -16,30 +15,17 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from sftdata import errors, progress
+from sftdata import progress
 from sftdata.environment import LostTaskError
-from sftdata.errors import SftdataError
+from sftdata.executors.jobs import Body, describe_error, import_steps, memory_setting, rebuild_error, timeout_setting
 from sftdata.registry import outside_modules
 from sftdata.work import Task
-
-Body = Callable[[Task], dict[str, Any]]
-
-DEFAULT_TIMEOUT = 600.0
-"""Seconds without a sign of progress after which a worker counts as hung; SFTDATA_WORKER_TIMEOUT sets another."""
-
-
-def available_cores() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class SerialExecutor:
@@ -99,8 +85,8 @@ class ProcessExecutor:
 
     def __init__(self, num_workers: int, timeout: float | None = None) -> None:
         self.num_workers = num_workers
-        self._timeout = _setting("SFTDATA_WORKER_TIMEOUT", "seconds", DEFAULT_TIMEOUT) if timeout is None else timeout
-        _setting("SFTDATA_WORKER_MEMORY", "MiB", 0.0)  # the workers heed it; a wrong one is said here, once
+        self._timeout = timeout_setting() if timeout is None else timeout
+        memory_setting()  # the workers heed it; a wrong one is said here, once
         self._workers: list[_Worker] = []
 
     def map(self, function: Body, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -170,7 +156,7 @@ class ProcessExecutor:
             worker.place = value
             return None
         if kind == "error":
-            raise _rebuild_error(*value)
+            raise rebuild_error(*value)
         result: dict[str, Any] | str = value
         return result
 
@@ -199,14 +185,6 @@ class ProcessExecutor:
         self._workers.clear()
 
 
-def _setting(name: str, unit: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    try:
-        return float(text or default)
-    except ValueError as error:
-        raise SftdataError(f"{name}={text}: give a number of {unit}") from error
-
-
 def _exit_text(worker: _Worker) -> str:
     """Say how a process ended whose pipe is closed; one that lives on without its pipe is killed."""
     try:
@@ -219,15 +197,6 @@ def _exit_text(worker: _Worker) -> str:
     if code < 0:
         return f"signal {-code}: {signal.strsignal(-code)}"
     return f"exit code {code}"
-
-
-def _rebuild_error(names: list[str], text: str, trace: str) -> Exception:
-    """Return the error that a task raised, as the nearest of our own classes; any other keeps its traceback."""
-    for name in names:
-        kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, SftdataError):
-            return kind(text)
-    return RuntimeError(f"{names[0]}: {text}\n{trace}")
 
 
 def serve(descriptor: int, parent: int, modules: Sequence[str]) -> None:
@@ -248,15 +217,13 @@ def serve(descriptor: int, parent: int, modules: Sequence[str]) -> None:
 def _perform(message: bytes, modules: Sequence[str]) -> bytes:
     """Carry out one job; whatever it raises travels to the parent, which raises it there."""
     try:
-        for module in modules:
-            importlib.import_module(module)
+        import_steps(modules)
         function, task = pickle.loads(message)
         return pickle.dumps(("result", function(task)))
     except MemoryError:
         return pickle.dumps(("result", "ran out of memory"))
     except Exception as error:
-        names = [kind.__name__ for kind in type(error).__mro__]
-        return pickle.dumps(("error", (names, str(error), traceback.format_exc())))
+        return pickle.dumps(("error", describe_error(error)))
 
 
 def _bound_memory() -> None:
@@ -266,7 +233,7 @@ def _bound_memory() -> None:
     """
     with contextlib.suppress(OSError):  # not on Linux
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    limit = _setting("SFTDATA_WORKER_MEMORY", "MiB", 0.0)
+    limit = memory_setting()
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 2**20),) * 2)
 
