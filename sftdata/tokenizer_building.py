@@ -10,8 +10,9 @@ from typing import Any
 
 from sftdata import storage
 from sftdata.errors import DataError, RecipeError
+from sftdata.executors.choice import choose_executor
 from sftdata.executors.local import run_alone
-from sftdata.pipeline import WORK_FOLDER, choose_executor, perform, tell
+from sftdata.pipeline import WORK_FOLDER, perform, tell
 from sftdata.recipe_loader import load_recipe
 from sftdata.runner import Runner, Summary, TaskRunner
 from sftdata.scanning import check_unchanged, scan
