@@ -19,6 +19,7 @@ from sftdata.token_sources import TokenSource, TokenSources, equal_places
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer[Any]]
 Bool = npt.NDArray[np.bool_]
 _Column = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """The values of a list column, and how many of them each row has."""
@@ -116,7 +117,7 @@ def _fill(
     number, item = located
     for mine in equal_places(number):
         chosen = segments._replace(item=item).take(mine)
-        source = sources.opened[int(number[mine[0]])]
+        source = sources[int(number[mine[0]])]
         num_cut = _copy(source, chosen, target[mine], (ids, labels, weights))
         sources.cut_answers[source.batch.column("source")[0].as_py()] += num_cut
     begins = ~segments.joined
@@ -177,7 +178,7 @@ def _copy(source: TokenSource, segments: _Segments, target: Int64, out: tuple[An
     return num_cut
 
 
-def _counts(source: TokenSource, items: Int32) -> Int64:
+def _counts(source: TokenSource, items: Int32) -> Int32:
     """Return the number of weight runs of the chosen rows."""
     return (source.weight_first[items + 1] - source.weight_first[items]) // 2
 
@@ -196,7 +197,7 @@ def copy_ranges(values: Int32, first: Int64, out: Int32, target: Int64, lengths:
         copy[place : place + length] = source[low : low + length]
 
 
-def _pick(first: Int64, lengths: npt.NDArray[Any]) -> Int64:
+def _pick(first: Integers, lengths: npt.NDArray[Any]) -> Int64:
     """Return first[0] … first[0] + lengths[0] − 1, first[1] … as one array."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -204,7 +205,7 @@ def _pick(first: Int64, lengths: npt.NDArray[Any]) -> Int64:
     return picked
 
 
-def _runs_of(pairs: Int32, first: Int64, items: Int32) -> tuple[Int32, Int64]:
+def _runs_of(pairs: Int32, first: Int32, items: Int32) -> tuple[Int32, Int64]:
     """Return the runs of the chosen rows as flat pairs, and for each run which of the chosen it belongs to."""
     counts = first[items + 1] - first[items]
     owner = np.repeat(np.arange(len(items)), counts // 2)
@@ -231,7 +232,7 @@ def _write_lineage(
     order = np.argsort(batch_number, kind="stable")
     back = pa.array(np.argsort(order))
     borders = np.flatnonzero(np.diff(batch_number[order])) + 1
-    groups = [(sources.opened[int(batch_number[group[0]])].batch, pa.array(item[group])) for group in np.split(order, borders)]
+    groups = [(sources[int(batch_number[group[0]])].batch, pa.array(item[group])) for group in np.split(order, borders)]
     taken = [batch.select(["source", "id"]).take(rows) for batch, rows in groups]
     names = pa.Table.from_batches(taken).combine_chunks().take(back)
     lineage.extend_columns(

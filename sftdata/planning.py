@@ -69,8 +69,7 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_rows(spec: dict[str, Any]) -> Rows:
-    parts = [list(read_batches(part / TOKENIZED_FILE)) for part in spec["parts"]]
-    part_ends = np.cumsum([sum(map(len, batches)) for batches in parts], dtype=np.int64)
+    part_ends = np.cumsum([sum(map(len, read_batches(part / TOKENIZED_FILE))) for part in spec["parts"]], dtype=np.int64)
     num_rows = int(part_ends[-1]) if len(part_ends) else 0
     rows = Rows(
         part_ends=part_ends,
@@ -82,9 +81,9 @@ def _read_rows(spec: dict[str, Any]) -> Rows:
     )
     published = spec["tokenize"]["compat"] is not None  # only then the first token of a document may be trained
     first = 0
-    for number, batches in enumerate(parts):
+    for number, part in enumerate(spec["parts"]):
         _, split = read_decisions(Path(spec["decisions"]), number)
-        for batch in batches:
+        for batch in read_batches(part / TOKENIZED_FILE):  # one part at a time: the system limits how many files are mapped
             span = slice(first, first + len(batch))
             digest = np.frombuffer(batch.column("digest").buffers()[1], dtype="<u8").reshape(-1, 2)[: len(batch)]
             rows.length[span] = np.diff(batch.column("input_ids").offsets.to_numpy())

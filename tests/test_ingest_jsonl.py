@@ -256,3 +256,14 @@ def test_jsonl_looks_into_every_record_of_many(tmp_path: Path, hiding: str, plai
     assert [fields(row) for row in rows[:700] + rows[701:]] == [json.loads(plain)] * 1400
     if isinstance(alone, Record):
         assert fields(rows[700]) == json.loads(hiding)
+
+
+def test_size_of_pieces_can_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "x" * 99}) + "\n", encoding="utf-8")
+    path.write_bytes(path.read_bytes() * 90_000)
+    file = InputFile(path, "rows.jsonl")
+    assert len(jsonl_module.line_pieces(file)) == 3 and len(jsonl_module.line_pieces(file, piece_mib=1)) == 10
+    assert jsonl_module.line_pieces(file, piece_mib=64) == []
+    with pytest.raises(RecipeError, match="piece_mib: 0; a piece has at least 1 MiB"):
+        jsonl_module.line_pieces(file, piece_mib=0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import count, repeat
 
+from sftdata.errors import RecipeError
 from sftdata.ingestors._encoding import BLOCK, original_bytes, stream_encoding, text_encoding, utf8_blocks
 from sftdata.ingestors._json_keys import MAX_BYTES, read_together
 from sftdata.ingestors._json_text import ArrayBroken, ArrayText, BrokenJson, parse_record
@@ -15,21 +16,27 @@ from sftdata.schemas import QUARANTINE_BYTES
 from sftdata.sources import InputFile, Piece, bare_suffix
 
 PIECE_BYTES = 4 << 20
-"""A file of JSON Lines is cut at the first line feed after each so many bytes: whatever the number of workers."""
+"""A file of JSON Lines is cut at the first line feed after each so many bytes, unless it is told: whatever the workers."""
 
 _MAY_BE_BLANK = (b"\n\n", b"\n ", b"\n\t", b"\n\r", b"\n\v", b"\n\f")
 
 
-def line_pieces(file: InputFile, *, encoding: str = "utf-8") -> list[Piece]:
-    """Return the pieces of a large file of JSON Lines; none for a small, compressed or recoded file and for an array."""
-    plain = bare_suffix(file.name) == file.path.suffix.lower() and file.path.stat().st_size >= 2 * PIECE_BYTES
+def line_pieces(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None) -> list[Piece]:
+    """Return the pieces of a large file of JSON Lines; none for a small, compressed or recoded file and for an array.
+
+    Raises RecipeError for pieces of no size.
+    """
+    if piece_mib is not None and piece_mib < 1:
+        raise RecipeError(f"jsonl: piece_mib: {piece_mib}; a piece has at least 1 MiB")
+    size = piece_mib << 20 if piece_mib else PIECE_BYTES
+    plain = bare_suffix(file.name) == file.path.suffix.lower() and file.path.stat().st_size >= 2 * size
     codec = stream_encoding(file)
     if not plain or codec is not None or text_encoding(encoding) != "utf-8" or _is_array(file, "utf-8"):
         return []
     pieces = []
     start = num_records = num_lines = 0
     with file.open() as stream:
-        while data := stream.read(PIECE_BYTES):
+        while data := stream.read(size):
             data += stream.readline()
             pieces.append(Piece(start, len(data), num_records, num_lines))
             start += len(data)
@@ -47,13 +54,14 @@ def _num_blank_lines(data: bytes) -> int:
 
 
 @ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",), pieces=line_pieces)
-def jsonl(file: InputFile, *, encoding: str = "utf-8") -> Iterator[Record | Bad]:
+def jsonl(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None) -> Iterator[Record | Bad]:
     """Read JSON Lines, or a JSON array element by element; a record is an object or a bare list of messages.
 
     Lines end at a line feed alone (U+2028 inside a string stays); blank lines are no records. A file whose first byte is `[` is
     an array, unless its first line is a whole list that another line follows, or its only line is one dialogue. A byte order
     mark wins over `encoding`. A record is bad for its syntax, bytes outside the encoding, duplicate keys, NaN, lone surrogates,
     nesting past 256, or more than 64 MiB. Where an array's brackets do not match, the rest of the file is one bad record.
+    `piece_mib`, by default 4, is the size of the pieces that a large file is read in, by tasks side by side.
     """
     if file.piece:
         with file.open() as stream:
