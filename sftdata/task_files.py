@@ -20,10 +20,10 @@ from sftdata.installation import check_installation, installation
 from sftdata.pipeline import begun, load, perform, tell
 from sftdata.recipe_loader import Loaded
 from sftdata.registry import outside_modules
-from sftdata.runner import Summary
+from sftdata.runner import DECISIONS, Summary
 from sftdata.shards import read_sealed
 from sftdata.tasks import Planned, TaskMaker
-from sftdata.work import ENTRY, Task
+from sftdata.work import ENTRY, Task, without_leftovers
 
 
 class WrittenTasks(NamedTuple):
@@ -54,8 +54,8 @@ class _Collector:
         tasks = [item.task for item in planned]
         if tasks:
             progress.stage(tasks[0].stage, len(tasks))
-        if len(tasks) == 1:
-            return [self._perform(tasks[0])]
+        if len(tasks) == 1 or (tasks and tasks[0].stage in DECISIONS):
+            return [self._perform(task) for task in tasks]
         found = [_summary(task) for task in tasks]
         pending = [task for task, summary in zip(tasks, found, strict=True) if summary is None]
         if pending:
@@ -88,7 +88,7 @@ def write_tasks(
     here. Raises the errors of `sftdata.errors`.
     """
     loaded = load(recipe, overrides, allow_code)
-    with begun(loaded, out, work_dir) as (_, work, parts):
+    with begun(loaded, out, work_dir) as (_, work, parts), without_leftovers(work):
         tasks: list[Task] = []
         try:
             tell(TaskMaker(loaded, work), _Collector(perform), parts, limit)
