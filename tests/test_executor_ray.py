@@ -103,7 +103,7 @@ def test_task_whose_ray_worker_is_lost_is_done_again_and_named_when_it_is_lost_a
     assert [result["name"] for result in found["lost_once"]] == ["a", "bad", "b", "c"]
     assert [result["name"] for result in found["hung"]] == ["a", "bad"]
     kind, text = found["lost"]
-    assert kind == "WorkerError" and text.startswith("prepare bad: the worker died")
+    assert kind == "LostTaskError" and text.startswith("prepare bad: the worker died")
     assert text.endswith(", and again when the task was tried alone")
 
 
@@ -139,7 +139,7 @@ def test_interrupt_cancels_a_ray_build_and_its_workers(tmp_path):
     finally:
         child.kill()
     workers = [Path("/proc") / path.suffix[1:] for path in tmp_path.glob("here.*")]
-    assert child.returncode == 1 and "Aborted!" in shown and "Traceback" not in shown
+    assert child.returncode == 130 and shown.endswith("stopped by Ctrl-C; what was finished is kept\n")
     assert wait_until(lambda: not any(path.exists() for path in workers)) and not (tmp_path / "out").exists()
 
 
