@@ -24,6 +24,9 @@ from sftdata.schemas import SPANS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+SENTENCES = Path(__file__).parent / "slop_sentences.jsonl"
+"""Our own paraphrases, and sentences that look like slop and are none: `lang`, `slop`, `prompt`, `answer`."""
+
 PACK = """
 id: house
 version: 1
@@ -262,6 +265,34 @@ def test_corpus_precision_and_recall() -> None:
         assert found > 20
         assert found / (found + counts[language, "not_slop", True]) >= 0.95
         assert found / (found + counts[language, "slop", False]) >= 0.95
+
+
+def test_own_sentences_precision_and_recall() -> None:
+    lines = SENTENCES.read_text(encoding="utf-8").splitlines()
+    counts: Counter[tuple[str, bool, bool]] = Counter()
+    for row in map(json.loads, lines):
+        answers = answers_of(("user", row["prompt"]), ("assistant", row["answer"]))
+        counts[row["lang"], row["slop"], any(map(removes, answers))] += 1
+    for language in ("en", "zh"):
+        found = counts[language, True, True]
+        assert found > 100 and counts[language, False, False] > 100
+        assert found / (found + counts[language, False, True]) >= 0.95
+        assert found / (found + counts[language, True, False]) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot answer this question, said the witness, on advice.",
+        "The clerk said I am an AI, and laughed.",
+        "I am an AI, the tin man told me.",
+        "我不会回答这个问题，证人说，我的律师让我这么做。",
+        "他说：我是一个人工智能。",
+    ],
+)
+def test_slop_skips_what_another_one_says(text: str) -> None:
+    assert answer_of(text) == text
+    assert isinstance(answer_of("I am an AI.\n" + text), Drop)
 
 
 def test_human_articles_are_not_dropped() -> None:

@@ -19,25 +19,13 @@ from numpy.typing import NDArray
 
 from sftdata.cleaners._fold import Table, fold, fold_table, variants_of
 from sftdata.cleaners._rules import Pack, Request, Rule
+from sftdata.cleaners._voice import PROTECTED, is_reported
 
 CHUNK_CHARS = 1 << 19
 """Texts are joined up to about this many characters a pass: arrays stay in the cache, memory stays flat."""
 
 SEPARATOR = "\uffff"
 """Between texts of a pass: no character, so no pattern holds it; texts are told apart by their lengths, not by it."""
-
-PROTECTED = re.compile(
-    r"""(?=[`~“「『《«"＂&‘'>])(?:                                                # one look at most characters
-      ```.*?(?:```|\Z) | ~~~.*?(?:~~~|\Z) | `[^`\n]+`                       # code
-    | “[^“”]{0,4000}” | 「[^「」]{0,4000}」 | 『[^『』]{0,4000}』 | 《[^《》\n]{0,200}》 | «[^«»]{0,4000}»
-    | (?<![0-9A-Za-z])"[^"\n]{0,4000}" | ＂[^＂\n]{0,4000}＂ | &quot;.{0,4000}?&quot;
-    | (?<!\w)‘(?:[^‘’\n]|(?<=\w)’(?=\w)){0,2000}’(?!\w)                     # an apostrophe inside does not close
-    | (?<!\w)'(?=\S)(?:[^'\n]|(?<=\w)'(?=\w)){0,2000}'(?!\w)
-    | ^>.*?$                                                                # quoted lines
-    )""",
-    re.VERBOSE | re.DOTALL | re.MULTILINE,
-)
-"""Code and quotations of a raw text, in which no rule fires."""
 
 SENTENCE_END = re.compile(r"""(?:[!?。…]+|\.+(?=["')\]*_]*(?:\s|$)))["')\]」』】*_]*[ ]?|\n""")
 """What ends a sentence of a folded text; a newline always does."""
@@ -106,19 +94,24 @@ class Text:
 
     def sentence_span(self, position: int) -> tuple[int, int]:
         """Return the raw span of the sentence that holds a folded offset, with the blanks that follow it."""
-        index = bisect_right(self.sentence_starts, position)
-        end = self.sentence_starts[index] if index < len(self.sentence_starts) else len(self.text)
-        return self.raw_position(self.sentence_starts[index - 1]), self.raw_position(end)
+        start = self.sentence_starts[bisect_right(self.sentence_starts, position) - 1]
+        return self.raw_position(start), self.raw_position(self._sentence_end(position))
 
     def folded_position(self, raw_position: int) -> int:
         """Return the folded offset of a raw one."""
         return int(np.searchsorted(self._offsets, raw_position + self._origin))
 
     def accepts(self, rule: Rule, start: int, end: int) -> bool:
-        """Return whether a folded match meets the rule's boundary and place, outside code and quotations."""
+        """Return whether a folded match meets the rule's boundary and place, outside code, quotations and reported speech."""
         if not self._meets_boundary(rule.boundary, start, end):
             return False
-        return self.in_place(rule.where, start) and self._is_own_voice(start)
+        if not self.in_place(rule.where, start) or not self._is_own_voice(start):
+            return False
+        return rule.kind == "lexicon" or not is_reported(self.text, start, end, self._sentence_end(start))
+
+    def _sentence_end(self, position: int) -> int:
+        index = bisect_right(self.sentence_starts, position)
+        return self.sentence_starts[index] if index < len(self.sentence_starts) else len(self.text)
 
     def _meets_boundary(self, boundary: str, start: int, end: int) -> bool:
         text = self.text
@@ -212,8 +205,9 @@ class Matcher:
             found: FoundByRule = defaultdict(list)
             for pattern, match_start, match_end, window_begin, window_end in group:
                 window = (max(0, window_begin - begin), min(end, window_end) - begin)
+                place = Found(match_start - begin, match_end - begin, window)
                 for rule in self.owners[pattern]:
-                    found[rule].append(Found(match_start - begin, match_end - begin, window))
+                    found[rule].append(place)
             yield first + owner, Text(raw, view.text[begin:end], view.offsets[begin:end], int(raw_starts[owner])), found
 
 
@@ -240,11 +234,11 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
-    from_start = regex.pattern.startswith("^")
-    for begin, end in _joined(sorted({place.window for place in found})):
-        if begin and from_start:
+    windows = [found[0].window] if len(found) == 1 else _joined(sorted({place.window for place in found}))
+    for begin, end in windows:
+        if begin and regex.pattern.startswith("^"):
             return
-        if not rule.beside or any(text.find(phrase, begin, end) >= 0 for phrase in rule.beside):
+        if rule.beside is None or rule.beside.search(text, begin, end):
             yield from (match.span() for match in regex.finditer(text, begin, end))
 
 
@@ -262,9 +256,12 @@ def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     if rule.where == "prefix":
         found = [place for place in found if text.in_place("prefix", place.start)]
-    spans = [(place.start, place.end) for place in found]
+        if not found:
+            return []
     if rule.regex is not None:
         spans = list(_regex_spans(rule, rule.regex, text.text, found))
+    else:
+        spans = [(place.start, place.end) for place in found]
     least = rule.density * text.num_units() / 1000 if rule.kind == "lexicon" else 1
     if len(spans) < least:
         return []
@@ -274,7 +271,7 @@ def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
 
 def build_matcher(packs: Iterable[Pack], disable: Iterable[str] = ()) -> Matcher:
     """Return the matcher of the packs' rules, without those whose id or category is disabled."""
-    from ahocorasick_rs import AhoCorasick
+    from ahocorasick_rs import AhoCorasick, Implementation
 
     packs, disabled = tuple(packs), frozenset(disable)
     rules = tuple(rule for pack in packs for rule in pack.rules if not disabled & {rule.id, rule.category})
@@ -286,6 +283,6 @@ def build_matcher(packs: Iterable[Pack], disable: Iterable[str] = ()) -> Matcher
         rules=rules,
         requests=tuple(request for pack in packs for request in pack.requests),
         table=fold_table(variants_of(*(pack.variants for pack in packs))),
-        automaton=AhoCorasick(list(owners), store_patterns=False) if owners else None,
+        automaton=AhoCorasick(list(owners), implementation=Implementation.DFA, store_patterns=False) if owners else None,
         owners=tuple(map(tuple, owners.values())),
     )

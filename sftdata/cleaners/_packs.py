@@ -222,6 +222,11 @@ def _phrases(node: _Node, table: Table, *, least: int = 2) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folded))
 
 
+def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the phrases: one search costs a third of as many `str.find`."""
+    return re.compile("|".join(map(re.escape, phrases)))
+
+
 def _rule(node: _Node, fragments: dict[str, str], table: Table) -> Rule:
     keys = _mapping(node, _RULE_KEYS, required=("id", "category", "action", "source", "must_fire"))
     kinds = [kind for kind in PATTERN_KINDS if kind in keys]
@@ -239,7 +244,7 @@ def _rule(node: _Node, fragments: dict[str, str], table: Table) -> Rule:
         kind=kinds[0],
         patterns=_phrases(keys["anchors" if kinds == ["regex"] else kinds[0]], table),
         regex=_regex(keys["regex"], fragments, table) if kinds == ["regex"] else None,
-        beside=_phrases(keys["beside"], table, least=1) if "beside" in keys else (),
+        beside=_any_of(_phrases(keys["beside"], table, least=1)) if "beside" in keys else None,
         boundary=_choice(keys.get("boundary"), BOUNDARIES, "word"),
         where=_choice(keys.get("where"), PLACES, "anywhere"),
         roles=tuple(_choice(role, ROLES, "") for role in _sequence(keys["role"])) if "role" in keys else (),

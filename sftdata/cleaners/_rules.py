@@ -35,8 +35,8 @@ class Rule(NamedTuple):
     patterns: tuple[str, ...]
     """Folded phrases; for a regex its anchors."""
     regex: re.Pattern[str] | None
-    beside: tuple[str, ...]
-    """Folded phrases of which a sentence with an anchor must hold one too before the regex is tried; empty: none needed."""
+    beside: re.Pattern[str] | None
+    """Folded phrases of which a sentence with an anchor must hold one too before the regex is tried; None: none needed."""
     boundary: str
     """`word`: no letter or digit on either side; `cjk`: none, and no Han character, to the right; `none`."""
     where: str
