@@ -5,7 +5,7 @@ Counting, ledger and errors live here, around the step, never in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from sftdata import ledger, registry
 from sftdata.errors import SftdataError
-from sftdata.record_json import canonical
 from sftdata.records import Drop, Edit, Example, Mark, Path
+from sftdata.rounds import has_answer, round_of
 from sftdata.schemas import SPANS
 
 Answer = str | None | Drop | Edit | Mark
@@ -47,13 +47,20 @@ class SpanTable:
     turns: list[int] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    structures: dict[int, str] = field(default_factory=dict)
-    """Row → its tools, tool calls and the like as JSON text: never cleaned, but records that differ in them are no copies."""
+    structures: dict[int, tuple[Any, dict[int, Any]]] = field(default_factory=dict)
+    """Row → its tools, and by turn tool calls and the like: never cleaned, but records that differ in them are no copies."""
+    dialogues: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Row → the roles of its turns, for rows of which single turns can be dropped."""
 
-    def add(self, row: int, example: Example) -> None:
-        """Add the spans of one example; text that the formatter itself supplied is not cleaned."""
+    def add(self, row: int, example: Example, *, whole: bool = False) -> None:
+        """Add the spans of one example; text that the formatter itself supplied is not cleaned.
+
+        `whole`: the row is dropped as a whole where a step drops a turn, as a row that is no dialogue always is.
+        """
         if example.tools or any(turn.fields for turn in example.turns):
-            self.structures[row] = canonical([example.tools, [turn.fields for turn in example.turns]])
+            self.structures[row] = example.tools, {number: turn.fields for number, turn in enumerate(example.turns)}
+        if example.chat and not whole:
+            self.dialogues[row] = tuple(turn.role for turn in example.turns)
         for number, turn in enumerate(example.turns):
             spans = turn.spans if turn.reasoning is None else (turn.reasoning, *turn.spans)
             for path, text in spans:
@@ -64,9 +71,16 @@ class SpanTable:
                     self.roles.append(turn.role)
                     self.texts.append(text)
 
-    def keep(self, kept: Sequence[bool]) -> None:
-        """Keep only the spans of the rows for which `kept[row]` holds."""
-        wanted = [index for index, row in enumerate(self.rows) if kept[row]]
+    def remove(self, dropped: Collection[int], turns: Mapping[int, Collection[int]]) -> None:
+        """Remove the spans of the rows in `dropped`, and of each row those of its `turns`."""
+        for row, gone in turns.items():
+            if row in self.structures:
+                tools, fields = self.structures.pop(row)
+                left = {turn: value for turn, value in fields.items() if turn not in gone}
+                if tools or any(left.values()):
+                    self.structures[row] = tools, left
+        places = enumerate(zip(self.rows, self.turns, strict=True))
+        wanted = [index for index, (row, turn) in places if row not in dropped and turn not in turns.get(row, ())]
         if len(wanted) < len(self.rows):
             for name in ("rows", "paths", "turns", "roles", "texts"):
                 values = getattr(self, name)
@@ -86,20 +100,28 @@ class Cleaned:
     """Row → the `step:reason` that dropped it."""
     edited: dict[int, dict[Path, str]] = field(default_factory=dict)
     """Row → new text by path."""
+    turns: dict[int, set[int]] = field(default_factory=dict)
+    """Row → the turns that were dropped from it."""
     marks: dict[int, list[list[Any]]] = field(default_factory=dict)
-    """Row → marks as [path, kind, value]."""
+    """Row → marks as [path, kind, value]; `drop_turn` has no path, its value is the turn."""
     entries: list[tuple[int, int, str, str, str, str, str, str, str]] = field(default_factory=list)
     """(row, turn, step, rule, action, reason, evidence, before, after)."""
 
 
-def clean(spans: SpanTable, steps: Sequence[BoundStep], num_rows: int) -> Cleaned:
-    """Run the steps in order over the spans of `num_rows` records; a dropped row is not seen by later steps."""
+ACTION_FIELD = 4
+"""Where the action stands in an entry of `Cleaned`."""
+
+
+def clean(spans: SpanTable, steps: Sequence[BoundStep]) -> Cleaned:
+    """Run the steps in order over the spans of some records; a dropped row or turn is not seen by later steps."""
     done = Cleaned()
     for step in steps:
-        before = len(done.dropped)
+        before = len(done.entries)
         _apply(step, _answers(step, spans), spans, done)
-        if len(done.dropped) > before:
-            spans.keep([row not in done.dropped for row in range(num_rows)])
+        if any(entry[ACTION_FIELD] in ("drop", "drop_turn") for entry in done.entries[before:]):
+            spans.remove(done.dropped, done.turns)
+    for row, turns in done.turns.items():
+        done.marks.setdefault(row, []).extend([[], "drop_turn", turn] for turn in sorted(turns))
     return done
 
 
@@ -123,7 +145,7 @@ def _answers(step: BoundStep, spans: SpanTable) -> Sequence[Answer]:
 def _apply(step: BoundStep, answers: Sequence[Answer], spans: SpanTable, done: Cleaned) -> None:
     for index, answer in enumerate(answers):
         text = spans.texts[index]
-        if answer is text or answer == text:
+        if answer is text or answer == text or spans.turns[index] in done.turns.get(spans.rows[index], ()):
             continue
         if isinstance(answer, str | Edit):
             _apply_edit(step, answer, index, spans, done)
@@ -150,9 +172,19 @@ def _apply_drop(step: BoundStep, drop: Drop, index: int, spans: SpanTable, done:
     row = spans.rows[index]
     if row in done.dropped:
         return
+    turn, before = spans.turns[index], ledger.around(spans.texts[index], drop.evidence)
+    if drop.turn and row in spans.dialogues:
+        roles = spans.dialogues[row]
+        gone = round_of(roles, turn)
+        dropped = done.turns.get(row, set()) | gone
+        if has_answer(roles, dropped):
+            done.turns[row] = dropped
+            told = (step.name, drop.rule, "drop_turn")
+            done.entries.append((row, turn, *told, drop.reason, drop.evidence, before, ""))
+            done.entries.extend((row, other, *told, "round", f"turn {turn}", "", "") for other in sorted(gone - {turn}))
+            return
     done.dropped[row] = f"{step.name}:{drop.reason}"
-    before = ledger.around(spans.texts[index], drop.evidence)
-    done.entries.append((row, spans.turns[index], step.name, drop.rule, "drop", drop.reason, drop.evidence, before, ""))
+    done.entries.append((row, turn, step.name, drop.rule, "drop", drop.reason, drop.evidence, before, ""))
 
 
 MARK_ACTIONS = {"mask_loss": "mask", "weight": "weight", "flag": "flag"}

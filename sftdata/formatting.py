@@ -88,9 +88,13 @@ def format_documents(form: Format, documents: Documents) -> tuple[list[Example],
 
 
 def apply_marks(example: Example, marks: Iterable[tuple[Sequence[str | int], str, float]]) -> Example:
-    """Return an example with the cleaners' marks, (path, kind, value), on its spans."""
+    """Return an example with the cleaners' marks, (path, kind, value), on its spans and without the turns they dropped."""
     turns = list(example.turns)
+    gone = set()
     for path, kind, value in marks:
+        if kind == "drop_turn":
+            gone.add(int(value))
+            continue
         for index, turn in enumerate(turns):
             if turn.reasoning is not None and list(turn.reasoning.path) == list(path):
                 flags = _marked(turn.reasoning_flags or (turn.train, turn.weight), kind, value)
@@ -98,7 +102,7 @@ def apply_marks(example: Example, marks: Iterable[tuple[Sequence[str | int], str
             for number, span in enumerate(turn.spans):
                 if list(span.path) == list(path):
                     turns[index] = _with_mark(turns[index], number, kind, value)
-    return example._replace(turns=tuple(turns))
+    return example._replace(turns=tuple(turn for number, turn in enumerate(turns) if number not in gone))
 
 
 def _marked(flags: tuple[bool | None, float], kind: str, factor: float) -> tuple[bool | None, float]:

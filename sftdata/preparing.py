@@ -141,8 +141,8 @@ def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> Non
     kept, examples = _format(part, records)
     spans = SpanTable()
     for row, example in enumerate(examples):
-        spans.add(row, example)
-    done = clean(spans, part.steps, len(kept)) if part.steps else Cleaned()
+        spans.add(row, example, whole=part.keep_all)
+    done = clean(spans, part.steps) if part.steps else Cleaned()
     _write_ledger(part, kept, done)
     _write_documents(part, kept, spans, done)
 
@@ -241,7 +241,8 @@ def _digests(spans: SpanTable, kept: dict[int, str]) -> list[list[Any]]:
     for row, role, text in zip(spans.rows, spans.roles, spans.texts, strict=True):
         pieces[row] += (role.encode(), text.encode("utf-8", "surrogatepass"))
     for row in spans.structures.keys() & pieces.keys():
-        pieces[row] += (b"structure", spans.structures[row].encode("utf-8", "surrogatepass"))
+        tools, fields = spans.structures[row]
+        pieces[row] += (b"structure", canonical([tools, list(fields.values())]).encode("utf-8", "surrogatepass"))
     digests, texts = [], []
     for row, parts in pieces.items():
         if not parts:

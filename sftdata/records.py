@@ -83,13 +83,15 @@ class Example(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A cleaner's answer: drop the whole sample. `reason` is a short stable code."""
+    """A cleaner's answer: drop the sample, or one turn of it. `reason` is a short stable code."""
 
     reason: str
     rule: str = ""
     """The id of the rule that fired, where a step has several."""
     evidence: str = ""
     """What it matched; nothing for personal data."""
+    turn: bool = False
+    """True: drop the turn with the rest of its round (`rounds.py`); the sample too, where no other answer is left."""
 
 
 class Edit(NamedTuple):

@@ -137,6 +137,7 @@ def test_evidence_is_the_raw_text_of_the_match() -> None:
     ("action", "expected"),
     [
         ("drop_sample", Drop("style_slop", "house.foo", "Frobnicate")),
+        ("drop_turn", Drop("style_slop", "house.foo", "Frobnicate", turn=True)),
         ("strip_sentence", Edit("One. Three.", "style_slop", "house.foo", "Frobnicate")),
         ("mask_loss", Mark("mask_loss", 0.0, "style_slop", "house.foo", "Frobnicate")),
         ("down_weight", Mark("weight", 0.3, "style_slop", "house.foo", "Frobnicate")),

@@ -196,8 +196,7 @@ def _regex_source(node: _Node, fragments: dict[str, str], table: Table) -> str:
         if name not in fragments:
             raise node.error(f"unknown fragment {name!r}{suggest(name, fragments)}")
     source = re.sub(r"\{\{(\w+)\}\}", lambda match: fragments[match[1]], source)
-    folded = {char: re.escape(fold(char, table).text) for char in set(source) if not char.isascii()}
-    return "".join([folded.get(char, char) for char in source])
+    return re.sub(r"[^\x00-\x7f]+", lambda match: re.escape(fold(match[0], table).text), source)
 
 
 def _regex(node: _Node, fragments: dict[str, str], table: Table) -> re.Pattern[str]:

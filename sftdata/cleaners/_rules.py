@@ -16,7 +16,7 @@ CATEGORIES = (
     "template_leak",
     "style_slop",
 )
-ACTIONS = ("drop_sample", "mask_loss", "strip_sentence", "down_weight", "flag")
+ACTIONS = ("drop_sample", "drop_turn", "mask_loss", "strip_sentence", "down_weight", "flag")
 """From the strongest to the weakest: the strongest action of a text's hits is its answer."""
 
 BOUNDARIES = ("word", "cjk", "none")

@@ -125,6 +125,8 @@ def _answer(text: Text, hits: list[Hit], actions: dict[str, str]) -> Answer:
     told = (rule.category, rule.id, text.raw[hit.start : hit.end][:MAX_EVIDENCE_CHARS])
     if action == "drop_sample":
         return Drop(*told)
+    if action == "drop_turn":
+        return Drop(*told, turn=True)
     if action == "strip_sentence":
         stripped = _without_sentences(text, [each for each in hits if strength(each)[0] == strength(hit)[0]])
         return Edit(stripped, *told) if stripped else Drop(*told)
