@@ -35,7 +35,8 @@ OUTSIDE_THE_MANIFEST = (MANIFEST, RUN_FILE, REPORT_FILE)
 """Files that hold the checksums, or depend on clock or machine: `run.json` seals itself and the report."""
 
 STAGE_MODULES = tuple(
-    f"sftdata.{name}" for name in ("preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering")
+    f"sftdata.{name}"
+    for name in ("preparing", "signing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering")
 )
 """Where the stages' code begins."""
 
@@ -52,6 +53,8 @@ class Built:
 
     loaded: Loaded
     prepared: list[Prepared]
+    signed: list[Task]
+    """Of every part, or none where nothing was to be signed."""
     resolved: Task
     tokenizer: Task
     tokenizer_summary: dict[str, Any]
@@ -101,6 +104,7 @@ def _origins(built: Built) -> dict[str, list[str]]:
     single = {"resolve": built.resolved, "tokenizer": built.tokenizer, "plan": built.plan}
     return {
         "prepare": [item.task.fingerprint for item in built.prepared],
+        **({"sign": [task.fingerprint for task in built.signed]} if built.signed else {}),
         "tokenize": [task.fingerprint for _, task in built.tokenized],
         "gather": [item.task.fingerprint for item in built.gathered],
         **{stage: [task.fingerprint] for stage, task in single.items()},

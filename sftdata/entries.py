@@ -23,6 +23,11 @@ PARTS_FILE = "parts.json"
 SHARD_FILE, LINEAGE_FILE = "shard.arrow", "lineage.arrow"
 
 
+def signed_name(number: int) -> str:
+    """Return the name of the file that holds Sign's digests and signatures of a part under one kind of settings."""
+    return f"signed-{number}.arrow"
+
+
 def decisions_name(part: int) -> str:
     """Return the name of the file that holds Resolve's decisions on a part's rows."""
     return f"part-{part:06d}.arrow"
@@ -35,6 +40,12 @@ def read_decisions(folder: Path, part: int) -> tuple[npt.NDArray[np.bool_], npt.
         return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int8)
     table = pa.Table.from_batches(batches)
     return table.column("keep").to_numpy(zero_copy_only=False), table.column("split").to_numpy()
+
+
+def read_marks(folder: Path, part: int) -> pa.ChunkedArray:
+    """Return the marks that Resolve gives the rows of a part: JSON as in DOCUMENT, or null."""
+    columns = [batch.column("marks") for batch in read_batches(folder / decisions_name(part))]
+    return pa.chunked_array(columns, type=pa.string())
 
 
 def plan_name(split: str) -> str:

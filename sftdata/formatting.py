@@ -48,16 +48,31 @@ def open_format(name: str, options: dict[str, Any], *, allow_code: bool) -> Form
     return partial(function, **options) if options else function
 
 
-def read_documents(folder: Path, keep: npt.NDArray[np.bool_]) -> Iterator[Documents]:
-    """Yield the kept documents of a prepared part in batches. keep: (number of documents,)."""
+def read_documents(
+    folder: Path, keep: npt.NDArray[np.bool_], marks_of_rows: pa.ChunkedArray | None = None
+) -> Iterator[Documents]:
+    """Yield the kept documents of a prepared part in batches. keep: (number of documents,).
+
+    marks_of_rows: (number of documents,) further marks, or nulls, that each document gets beside those of its cleaners.
+    """
     number = 0
     for batch, keys in zip(read_batches(folder / DOCUMENTS_FILE), read_batches(folder / KEYS_FILE), strict=True):
         numbers = np.arange(number, number + len(batch))
         ids, records, marks = (batch.column(name) for name in ("id", "record", "marks"))
+        if marks_of_rows is not None:
+            marks = join_marks(marks, marks_of_rows.slice(number, len(batch)))
         all_rows = Documents(numbers, ids, records, marks, keys.column("digest"))
         for rows in _cut(all_rows.records, np.flatnonzero(keep[number : number + len(batch)])):
             yield all_rows.take(rows)
         number += len(batch)
+
+
+def join_marks(marks: pa.StringArray, further: pa.ChunkedArray) -> pa.StringArray:
+    """Return, row by row, two JSON lists of marks as one; null where there is neither."""
+    if further.null_count == len(further):
+        return marks
+    pairs = zip(marks.to_pylist(), further.to_pylist(), strict=True)
+    return pa.array([f"{one[:-1]},{other[1:]}" if one and other else one or other for one, other in pairs], pa.string())
 
 
 def _cut(records: pa.StringArray, chosen: Indices) -> Iterator[Indices]:

@@ -2,12 +2,13 @@
 
 1. scan       the recipe's sources → input parts, each a file with the digest of its bytes
 2. prepare    every part, in parallel → cleaned documents, their digests, the ledger, the quarantine
-3. resolve    all rows together → which stay (duplicates) and on which side of the split
-4. tokenizer  loaded, or learned from the training rows that stay
-5. tokenize   every part, in parallel → token ids and loss masks, untruncated
-6. plan       all rows together → truncation, order, packs: integers only
-7. gather     every shard, in parallel → tokens copied to their places, labels, lineage
-8. assemble   shards, tokenizer, side tables, card and manifest → one folder, swapped in by a rename
+3. sign       every part, in parallel, where rows are compared → signatures of their texts
+4. resolve    all rows together → which stay (duplicates) and on which side of the split
+5. tokenizer  loaded, or learned from the training rows that stay
+6. tokenize   every part, in parallel → token ids and loss masks, untruncated
+7. plan       all rows together → truncation, order, packs: integers only
+8. gather     every shard, in parallel → tokens copied to their places, labels, lineage
+9. assemble   shards, tokenizer, side tables, card and manifest → one folder, swapped in by a rename
 
 A task whose result lies in the work folder is not run again. Between stages only files travel.
 """
@@ -40,6 +41,7 @@ from sftdata.run_record import damaged_record, describe_run, origin_of, write_ru
 from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
 from sftdata.scanning import Part, check_unchanged, scan
 from sftdata.shards import open_shards
+from sftdata.signing import sign_part
 from sftdata.tasks import Prepared, TaskMaker
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizing import tokenize_part
@@ -48,6 +50,7 @@ from sftdata.work import Task, run_task, without_leftovers
 
 STAGES = {
     "prepare": prepare_part,
+    "sign": sign_part,
     "resolve": resolve,
     "tokenizer": make_tokenizer,
     "tokenize": tokenize_part,
@@ -151,11 +154,12 @@ def plan_build(
     output, work = _folders(loaded, out, work_dir)
     _check_counts(None, limit)
     rehearsal = Rehearsal(read_history(work, loaded.recipe.name), available_cores())
+    maker = TaskMaker(loaded, work)
     try:
-        tell(TaskMaker(loaded, work), rehearsal, _scan(loaded, output, work), limit)
+        tell(maker, rehearsal, _scan(loaded, output, work), limit)
     except NotYetKnown:
         known = {task.stage for task in rehearsal.tasks}
-        later = [stage for stage in STAGES if stage not in known]
+        later = [stage for stage in STAGES if stage not in known and (stage != "sign" or maker.signing)]
         why = f"depends on {rehearsal.tasks[-1].stage}"
         rehearsal.tasks.extend(TaskPlan(stage, "all", "run or reuse", why) for stage in later)
     return rehearsal.tasks
@@ -170,7 +174,11 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     check_sources([item.part.source.name for item in prepared], [item.summary for item in prepared])
     check_limits("prepare", counts["prepare"], limits, [item.task.entry / QUARANTINE_FILE for item in prepared])
 
-    resolved = maker.resolve(prepared)
+    signed = maker.sign(prepared)
+    if signed:
+        runner.map(signed)
+
+    resolved = maker.resolve(prepared, signed)
     [decisions] = runner.map([resolved])
     counts["resolve"] = add_counts([decisions])
     check_limits("resolve", counts["resolve"], limits)
@@ -198,6 +206,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     return Built(
         loaded=maker.loaded,
         prepared=prepared,
+        signed=[item.task for item in signed],
         resolved=resolved.task,
         tokenizer=tokenizer.task,
         tokenizer_summary=tokenizer_summary,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from sftdata.compat import SCRIPTS
+from sftdata.recipe_dedup import Dedup
 from sftdata.recipe_mixing import Mix, Pack
 from sftdata.recipe_section import Section, at
 
@@ -104,14 +105,6 @@ class Source(Section):
         return self
 
 
-class Dedup(Section):
-    """Remove rows whose text was seen before."""
-
-    method: Literal["exact"] = "exact"
-    max_copies: int = Field(default=1, ge=1)
-    allow: list[str] = []
-
-
 class Tokenize(Section):
     """What is trained, and what happens to control tokens in content and to rows that are too long."""
 
@@ -151,7 +144,7 @@ class Split(Section):
     """The share of rows kept for validation."""
 
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
-    group_by: Literal["document"] = "document"
+    group_by: Literal["document", "near_duplicate"] = "document"
 
 
 class ShardOptions(Section):
@@ -230,12 +223,17 @@ class Recipe(Section):
         return [step for step in self.clean if step.name != DEDUP]
 
     @property
-    def dedup(self) -> Dedup | None:
-        """The recipe's deduplication, if it asks for one."""
-        for step in self.clean:
-            if step.name == DEDUP:
-                return Dedup(**step.options)
-        return None
+    def dedups(self) -> list[Dedup]:
+        """The recipe's steps of deduplication, in order."""
+        return [Dedup(**step.options) for step in self.clean if step.name == DEDUP]
+
+    @property
+    def near_duplicates(self) -> Dedup | None:
+        """What says which rows are near-copies of each other, where the split must keep those together."""
+        if self.split.group_by != "near_duplicate" or not self.split.validation:
+            return None
+        steps = (step for step in self.dedups if (step.method, step.over, step.min_chars) == ("minhash", "document", 0))
+        return next(steps, Dedup(method="minhash"))
 
 
 def json_schema() -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from sftdata import registry, strict_yaml
 from sftdata.errors import RecipeError, suggest
-from sftdata.recipe import DEDUP, Dedup, Recipe, StepSpec
+from sftdata.recipe import DEDUP, Recipe, StepSpec
+from sftdata.recipe_dedup import Dedup
 from sftdata.recipe_places import Places, explain
 from sftdata.strict_yaml import Place
 from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
@@ -195,7 +196,7 @@ def _check_steps(loaded: Loaded, places: Places) -> None:
     for number, step in enumerate(recipe.clean):
         place: Place = ("clean", number)
         if step.name == DEDUP:
-            _check_dedup(places, step, place, seen_dedup)
+            _check_dedup(recipe, places, step, place)
             seen_dedup = True
         elif seen_dedup:
             raise places.error(place, "dedup comes after the cleaners")
@@ -215,13 +216,18 @@ def _check_step(loaded: Loaded, places: Places, kind: str, spec: StepSpec, place
         raise places.error((*place, spec.name), str(error).removeprefix(f"{spec.name}: ")) from error
 
 
-def _check_dedup(places: Places, step: StepSpec, place: Place, again: bool) -> None:
-    if again:
-        raise places.error(place, "a second dedup; one method decides over all rows")
+def _check_dedup(recipe: Recipe, places: Places, step: StepSpec, place: Place) -> None:
     try:
-        Dedup(**step.options)
+        dedup = Dedup(**step.options)
     except ValidationError as error:
         raise explain(error, places, known=Dedup.model_fields, below=(*place, DEDUP)) from error
+    if dedup.over == "turn" and recipe.tokenize.compat:
+        raise places.error((*place, DEDUP, "over"), "turn has no meaning under tokenize.compat, which decides what is trained")
+    names = [source.name for source in recipe.sources]
+    for option, name in dedup.unknown_sources(names):
+        raise places.error((*place, DEDUP, option), f"no source is called {name!r}{suggest(name, names)}")
+    if set(dedup.against) == set(names):
+        raise places.error((*place, DEDUP, "against"), "names every source; there is nothing left to compare with them")
 
 
 def _check_template(loaded: Loaded, places: Places) -> None:

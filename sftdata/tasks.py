@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sftdata import environment
 from sftdata.recipe import Source, StepSpec
+from sftdata.recipe_dedup import kinds_of_signatures
 from sftdata.recipe_loader import Loaded
 from sftdata.scanning import Part
 from sftdata.shards import COLUMN_TYPES
@@ -131,17 +132,48 @@ class TaskMaker:
             keep_all=self.recipe.tokenize.compat is not None,
         )
 
-    def resolve(self, prepared: Sequence[Prepared]) -> Planned:
+    @property
+    def signing(self) -> list[dict[str, Any]]:
+        """The kinds of signatures that deduplication and the split need, each once."""
+        near = self.recipe.near_duplicates
+        return kinds_of_signatures([*self.recipe.dedups, *([near] if near else [])])
+
+    def sign(self, prepared: Sequence[Prepared]) -> list[Planned]:
+        """Sign every prepared part for the steps that compare more than digests of whole records; none where none does."""
+        settings = self.signing
+        return [self._sign(item, settings) for item in prepared] if settings else []
+
+    def _sign(self, item: Prepared, settings: list[dict[str, Any]]) -> Planned:
+        form = item.part.source.format
+        spec = {
+            "documents": str(item.task.entry),
+            "format": self.origin.named("formatter", form),
+            "allow_code": self.loaded.allow_code,
+            "settings": settings,
+        }
+        depends_on = {
+            "prepared part": item.content,
+            "format": self.origin.identity("formatter", form),
+            "settings": settings,
+            "code of sign": code_fingerprint("sftdata.signing"),
+        }
+        return _planned(self.work_folder, "sign", item.task.name, spec, depends_on)
+
+    def resolve(self, prepared: Sequence[Prepared], signed: Sequence[Planned]) -> Planned:
         """Decide over all prepared rows: duplicates and the split."""
-        dedup = self.recipe.dedup
+        near = self.recipe.near_duplicates
         options = {
-            "dedup": dedup.model_dump() if dedup else None,
+            "dedup": [step.decided(self.signing) for step in self.recipe.dedups],
+            "near_duplicates": near.decided(self.signing) if near else None,
+            "sources": [item.part.source.name for item in prepared],
             "split": self.recipe.split.model_dump(),
             "seed": self.recipe.seed,
         }
-        spec = {"parts": [str(item.task.entry) for item in prepared], **options}
+        folders = {"signed": [str(item.task.entry) for item in signed]}
+        spec = {"parts": [str(item.task.entry) for item in prepared], **folders, **options}
         depends_on = {
             "prepared parts": [item.content for item in prepared],
+            "signed parts": [item.task.fingerprint for item in signed],
             **options,
             "code of resolve": code_fingerprint("sftdata.resolving"),
         }

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sftdata import control_tokens, masking, progress
 from sftdata.control_tokens import Found
-from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE, TOKENIZED_FILE, read_decisions
+from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE, TOKENIZED_FILE, read_decisions, read_marks
 from sftdata.environment import rows_one_by_one
 from sftdata.errors import ConservationError, DataError
 from sftdata.formatting import Documents, Format, format_documents, open_format, read_documents
@@ -91,7 +91,9 @@ def _tokenize(folder: Path, spec: dict[str, Any], engine: str) -> dict[str, Any]
             return _published(spec, Writers(tokenized, ledger, quarantine))
         part = _open_part(spec, engine, (tokenized, ledger, quarantine))
         keep, _ = read_decisions(Path(spec["decisions"]), spec["part"])
-        for documents, lost in rows_one_by_one(read_documents(Path(spec["documents"]), keep), spec.get("left_out")):
+        marks = read_marks(Path(spec["decisions"]), spec["part"])
+        chosen = read_documents(Path(spec["documents"]), keep, marks)
+        for documents, lost in rows_one_by_one(chosen, spec.get("left_out")):
             _tokenize_batch(part, documents, lost)
             progress.tick(len(documents.numbers))
     _check_conservation(spec, part.counts, tokenized)

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from sftdata import registry, strict_yaml
 from sftdata.cleaners._rules import CATEGORIES
 from sftdata.recipe import (
-    Dedup,
     Limits,
     Mix,
     Pack,
@@ -26,6 +25,7 @@ from sftdata.recipe import (
     TokenizerExtend,
     TokenizerTrain,
 )
+from sftdata.recipe_dedup import Dedup
 from sftdata.schemas import ACTIONS, LEDGER, QUARANTINE, QUARANTINE_REASONS, STAGES
 from sftdata.templates import built_in_names
 from sftdata.trainer import TrainSettings

@@ -11,7 +11,7 @@ import sftdata
 
 PACKAGE = Path(sftdata.__file__).parent
 
-STAGES = {"preparing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
+STAGES = {"preparing", "signing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
 
 COMPOSERS = {
     "pipeline", "ingesting", "tokenizer_building", "repairing", "garbage", "task_files", "views.preview", "commands", "screen",

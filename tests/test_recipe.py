@@ -53,7 +53,7 @@ def test_what_is_absent_has_its_documented_meaning(tmp_path):
     text = "name: palace\ntokenizer: {path: own}\nsources: [{name: a, path: a.jsonl, ingest: jsonl, format: text}]\n"
     recipe = load(tmp_path, text).recipe
     [source], tokenize = recipe.sources, recipe.tokenize
-    assert (recipe.seed, recipe.clean, recipe.cleaners, recipe.dedup) == (42, [], [], None)
+    assert (recipe.seed, recipe.clean, recipe.cleaners, recipe.dedups) == (42, [], [], [])
     assert (recipe.output, recipe.train, recipe.tokenizer.chat_template) == (None, {}, "tokenizer_default")
     assert (source.clean, source.category, source.licence) == ([], None, "")
     assert (recipe.mix.strategy, recipe.mix.shuffle) == ("concat", True)
@@ -69,7 +69,7 @@ def test_steps_are_names_or_names_with_options(tmp_path):
     assert [(step.name, step.options) for step in dialogue.clean] == [("unicode", {}), ("length", {"min_chars": 2})]
     assert (faq.ingest.name, faq.ingest.options, faq.path) == ("csv", {}, ["a.csv", "b.csv"])
     assert dialogue.path == ["data/dialogue.jsonl"] and dialogue.format.options == {"output": "answer"}
-    assert recipe.cleaners == [] and (recipe.dedup.max_copies, recipe.dedup.allow) == (2, ["好。"])
+    assert recipe.cleaners == [] and [(step.max_copies, step.allow) for step in recipe.dedups] == [(2, ["好。"])]
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
@@ -99,7 +99,9 @@ MISTAKES = [
     (("max_copies: 2", "max_copy: 2"), "recipe.yaml:12 clean[0].dedup.max_copy: unknown key; did you mean 'max_copies'"),
     (("max_copies: 2", "max_copies: 0"), "recipe.yaml:12 clean[0].dedup.max_copies: input should be greater than or"),
     (("tokenize:\n", "  - unicode\ntokenize:\n"), "recipe.yaml:13 clean[1]: dedup comes after the cleaners"),
-    (("tokenize:\n", "  - dedup\ntokenize:\n"), "recipe.yaml:13 clean[1]: a second dedup; one"),
+    (("{max_copies: 2", "{ngram: 3"), "recipe.yaml:12 clean[0].dedup.ngram: has no meaning under method exact, only under mi"),
+    (("{max_copies: 2", "{priority: [dialog]"), "recipe.yaml:12 clean[0].dedup.priority: no source is called 'dialog'; did y"),
+    (("max_copies: 2", "max_copies: 2, against: [faq]"), "recipe.yaml:12 clean[0].dedup.max_copies: has no meaning beside"),
     (("name: palace", "name: palace\nname: garden"), "recipe.yaml:2 'name' stands twice, first on line 1"),
     (("name: palace", "name: the palace"), "recipe.yaml:1 name: string should match pattern"),
     (("name: faq", "name: dialogue"), "recipe.yaml:10 sources[1].name: two sources are called 'dialogue'"),

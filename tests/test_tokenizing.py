@@ -31,6 +31,7 @@ from sftdata import formatting
 from sftdata.errors import ConservationError, TemplateError, TokenizerError
 from sftdata.formatters.messages import messages as format_messages
 from sftdata.recipe import Tokenize
+from sftdata.recipe_dedup import Dedup
 from sftdata.records import Example, Span, Turn
 from sftdata.resolving import _write_decisions, resolve
 from sftdata.schemas import TOKENIZED
@@ -249,7 +250,8 @@ def test_documents_that_were_not_kept_are_not_tokenized(tmp_path: Path) -> None:
     records = [dialogue("a", "b"), dialogue("c", "d"), dialogue("a", "b")]
     phase.prepare(records)
     spec = {"parts": [str(tmp_path / "documents")], "split": {"validation": 0.0}, "seed": 1}
-    resolve(tmp_path / "decisions", {**spec, "dedup": {"method": "exact", "max_copies": 1, "allow": []}})
+    spec.update(sources=["talk"], signed=[], near_duplicates=None, dedup=[Dedup().decided([])])
+    resolve(tmp_path / "decisions", spec)
     assert tokenize_part(tmp_path / "out", phase.spec())["counts"]["rows"] == 2
     rows = read_rows(tmp_path / "out" / "tokenized.arrow")
     keys = read_rows(tmp_path / "documents" / "keys.arrow")

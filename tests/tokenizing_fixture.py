@@ -218,7 +218,8 @@ class Phase:
             },
         )  # fmt: skip
         assert prepared["counts"].get("records", 0) == len(records)
-        parts = {"parts": [str(self.folder / "documents")], "dedup": None, "split": {"validation": 0.0}, "seed": 1}
+        parts = {"parts": [str(self.folder / "documents")], "dedup": [], "split": {"validation": 0.0}, "seed": 1}
+        parts.update(signed=[], sources=["talk"], near_duplicates=None)
         resolve(self.folder / "decisions", parts)
 
     def spec(self) -> dict[str, Any]:

@@ -19,10 +19,10 @@ import orjson
 import pyarrow as pa
 
 from sftdata import progress
-from sftdata.entries import DOCUMENTS_FILE, TOKENIZED_FILE, plan_name
+from sftdata.entries import DOCUMENTS_FILE, TOKENIZED_FILE, plan_name, read_marks
 from sftdata.errors import DataError
 from sftdata.exporters._job import Job
-from sftdata.formatting import Format, apply_marks, open_format
+from sftdata.formatting import Format, apply_marks, join_marks, open_format
 from sftdata.origins import read_origins
 from sftdata.record_json import parse
 from sftdata.records import Example
@@ -105,8 +105,10 @@ class _Rows(Generic[View]):
 class _Part:
     """The documents and the tokenized samples of one input part, mapped into memory."""
 
-    def __init__(self, documents: Path, tokenized: Path) -> None:
+    def __init__(self, documents: Path, tokenized: Path, marks: pa.ChunkedArray) -> None:
         self._documents = _Rows(documents / DOCUMENTS_FILE, _texts)
+        self._marks = marks
+        """Of every document, by the decisions over all rows."""
         self._tokenized = _Rows(tokenized / TOKENIZED_FILE, _view)
 
     def sample(self, item: int) -> Sample:
@@ -116,7 +118,8 @@ class _Part:
         turn_ends = found.ends[found.end_offsets[row] : found.end_offsets[row + 1]].tolist()
         num_tokens = int(found.offsets[row + 1] - found.offsets[row])
         is_chat = bool(found.is_chat[row])
-        return Sample(found.source, records[place].as_py(), marks[place].as_py(), is_chat, num_tokens, turn_ends)
+        [joined] = join_marks(marks.slice(place, 1), self._marks.slice(int(found.documents[row]), 1)).to_pylist()
+        return Sample(found.source, records[place].as_py(), joined, is_chat, num_tokens, turn_ends)
 
 
 class Texts:
@@ -179,7 +182,8 @@ class Texts:
 
     def _part(self, number: int) -> _Part:
         if number not in self._parts:
-            self._parts[number] = _Part(*(self._entry(stage, number) for stage in ("prepare", "tokenize")))
+            documents, tokenized = (self._entry(stage, number) for stage in ("prepare", "tokenize"))
+            self._parts[number] = _Part(documents, tokenized, read_marks(self._entry("resolve", 0), number))
         return self._parts[number]
 
     def _entry(self, stage: str, number: int) -> Path:

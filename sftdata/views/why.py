@@ -149,7 +149,7 @@ def life_of(shards: Shards, key: Key, decoder: Decoder) -> Life:
     quarantine = read_rows(shards, QUARANTINE_TABLE, mine)
     lineage = read_rows(shards, LINEAGE_TABLE, mine)
     placements = [Placement(**{name: row[name] for name in Placement._fields}) for row in lineage]
-    copies = read_rows(shards, LEDGER_TABLE, [("reason", "=", "duplicate"), ("evidence", "=", " ".join(key))])
+    copies = read_rows(shards, LEDGER_TABLE, [("step", "=", "dedup"), ("evidence", "=", " ".join(key))])
     return Life(
         source=key[0],
         id=key[1],
