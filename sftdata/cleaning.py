@@ -164,7 +164,7 @@ def _apply_edit(step: BoundStep, answer: str | Edit, index: int, spans: SpanTabl
         return
     spans.texts[index] = edit.text
     done.edited.setdefault(row, {})[spans.paths[index]] = edit.text
-    old, new = ledger.change(before, edit.text)
+    old, new = ("", "") if edit.private else ledger.change(before, edit.text)
     done.entries.append((row, spans.turns[index], step.name, edit.rule, "edit", edit.reason, edit.evidence, old, new))
 
 

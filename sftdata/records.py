@@ -101,6 +101,8 @@ class Edit(NamedTuple):
     reason: str
     rule: str = ""
     evidence: str = ""
+    private: bool = False
+    """True where the ledger may not show what was there before."""
 
 
 class Mark(NamedTuple):

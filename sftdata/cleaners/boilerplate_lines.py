@@ -12,28 +12,30 @@ from sftdata.records import Edit
 from sftdata.registry import cleaner
 
 RULES = {
-    # C4 (Raffel et al., "Exploring the Limits of Transfer Learning", 2020, 2.2): lines about scripts, and lines of these policies
+    # C4 (Raffel et al., "Exploring the Limits of Transfer Learning", 2020, 2.2): lines about scripts and about policies
     "javascript": r".{0,60}\b(?:enable|requires?|turn on|activate|disabled)\b.{0,40}\bjavascript\b.{0,80}",
     "cookies": r".{0,80}\b(?:uses? cookies|use of cookies|cookie policy|accept (?:all )?cookies)\b.{0,120}",
     "policy": r"(?:[^.!?]{0,40}\b(?:terms of (?:use|service)|privacy policy)\b[^.!?]{0,40})",
-    "copyright": r"(?:©|\(c\)|copyright\b(?! (?:law|infring|protect|holder|owner|is|was))).{0,60}(?:\d{4}|all rights reserved).{0,60}"
+    "copyright": r"(?:©|\(c\)|copyright\b(?! (?:law|infring|protect|holder|owner|is|was)))"
+    r".{0,60}(?:\d{4}|all rights reserved).{0,60}"
     r"|.{0,60}\ball rights reserved\b.{0,20}",
-    "navigation": r"(?:home|menu|search|log ?in|sign (?:in|up)|register|subscribe|skip to (?:main )?content|back to top|read more"
-    r"|load more|show more|previous (?:post|article)|next (?:post|article)|leave a (?:comment|reply)|print this page"
+    "navigation": r"(?:home|menu|search|log ?in|sign (?:in|up)|register|subscribe|skip to (?:main )?content|back to top"
+    r"|read more|load more|show more|previous (?:post|article)|next (?:post|article)|leave a (?:comment|reply)|print this page"
     r"|advertisement|related (?:posts|articles))\W*",
     "sharing": r"(?:share|tweet|pin it|follow us|share (?:this|on|via)|like us on)\b[^.!?]{0,40}",
-    "zh_navigation": r"(?:首页|返回(?:首页|顶部|目录|上一页|列表)|回到顶部|上一[篇页章]|下一[篇页章]|阅读(?:全文|原文|更多)|查看更多"
-    r"|点击(?:查看|阅读|加载)(?:更多|全文|原文|详情)?|加载更多|相关(?:阅读|推荐|文章|新闻)|热门(?:推荐|文章)|猜你喜欢"
+    "zh_navigation": r"(?:首页|返回(?:首页|顶部|目录|上一页|列表)|回到顶部|上一[篇页章]|下一[篇页章]|阅读(?:全文|原文|更多)"
+    r"|查看更多|点击(?:查看|阅读|加载)(?:更多|全文|原文|详情)?|加载更多|相关(?:阅读|推荐|文章|新闻)|热门(?:推荐|文章)|猜你喜欢"
     r"|登录|注册|搜索|收藏本站|设为首页|联系我们|关于我们|网站地图|免责声明|广告)[\W_]*"
     r"|(?:上一篇|下一篇)[:：].{0,60}",
-    "zh_sharing": r"(?:分享(?:到|至|给)|转发(?:到|至)|扫(?:描|一扫).{0,10}二维码|关注(?:我们|.{0,12}公众号)|长按.{0,10}二维码).{0,30}",
-    "zh_copyright": r".{0,40}(?:版权所有|未经(?:授权|许可|允许).{0,10}(?:不得|禁止|严禁)(?:转载|复制)|转载请注明(?:出处|来源)).{0,40}"
+    "zh_sharing": r"(?:分享(?:到|至|给)|转发(?:到|至)|扫(?:描|一扫).{0,10}二维码|关注(?:我们|.{0,12}公众号)"
+    r"|长按.{0,10}二维码).{0,30}",
+    "zh_copyright": r".{0,40}(?:版权所有|未经(?:授权|许可|允许).{0,10}(?:不得|禁止|严禁)(?:转载|复制)"
+    r"|转载请注明(?:出处|来源)).{0,40}"
     r"|.{0,20}[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]ICP[备证]\s?\d+号.{0,20}"
     r"|.{0,10}公网安备\s?\d+号.{0,10}",
     "zh_editorial": r"[（(【\[]?(?:责任编辑|责编|编辑|校对|审核|来源|文章来源|稿源|原标题|本文来源)[:：]\s?\S{1,24}[）)】\]]?",
 }
-"""Rule → what the whole of a line looks like, blanks at its ends aside. English rules but those of C4, and the Chinese ones, are
-this project's own."""
+"""Rule → what the whole of a line looks like, blanks at its ends aside. Those not of C4 are this project's own."""
 
 LONGEST_LINE = 200
 """A longer line is a paragraph of the text, whatever it mentions."""

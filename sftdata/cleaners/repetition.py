@@ -25,8 +25,8 @@ REPEATED_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Words → share of the characters that all repeated n-grams together may cover, their first occurrences not counted."""
 
 CHARACTERS_OF_A_WORD = 2
-"""Characters that stand for a word in scripts without spaces: n-grams are so much longer there. Chinese words have 1.7 on average,
-but names and set phrases of five characters recur in any good text."""
+"""Characters that stand for a word in scripts without spaces: n-grams are so much longer there. Chinese words have 1.7 on
+average, but names and set phrases of five characters recur in any good text."""
 
 FEWEST_LINES = 4
 """A share of fewer lines says nothing: three times 是。 is an answer."""
@@ -54,8 +54,8 @@ def repetition(spans: pa.Table, *, min_words: int = 100, roles: list[str] | None
 
     In scripts without spaces two characters count as a word. Texts of fewer than `min_words` words stay: Gopher took documents
     from 50 on, but in an answer of 50 words one phrase that comes twice is above the limits. `roles` are the roles that are
-    looked at, by default assistant, target and text. Reasons: `repeated_lines`, `repeated_paragraphs`, `repeated_ngrams`; the rule names the limit, the evidence is what is
-    repeated. Raises RecipeError for unknown roles and a negative limit.
+    looked at, by default assistant, target and text. Reasons: `repeated_lines`, `repeated_paragraphs`, `repeated_ngrams`; the
+    rule names the limit, the evidence is what is repeated. Raises RecipeError for unknown roles and a negative limit.
     """
     _no_files(min_words=min_words, roles=roles)
     return answer_each(spans, roles, lambda text: _judge(text, min_words))
