@@ -17,11 +17,9 @@ from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.environment import is_pinned, with_pins
 from sftdata.errors import ConservationError, DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.executors.local import run_alone
-from sftdata.pipeline import WORK_FOLDER, perform
+from sftdata.pipeline import WORK_FOLDER, task_runner
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
-from sftdata.runner import TaskRunner
 from sftdata.scanning import Part, check_unchanged, describe_files, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
 from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
@@ -122,7 +120,7 @@ def _attempt(
     parts: Sequence[Part], work: Path, origin: StepOrigin, executor: Any
 ) -> tuple[list[Task], list[dict[str, Any]]]:
     planned = [prepare_task(part, work, origin) for part in parts]
-    return [item.task for item in planned], TaskRunner(perform, executor, run_alone).map(planned)
+    return [item.task for item in planned], task_runner(executor).map(planned)
 
 
 def _publish(

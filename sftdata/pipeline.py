@@ -136,8 +136,13 @@ def begun(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -
 def _attempt(
     loaded: Loaded, work: Path, executor: Any, parts: Sequence[Part], limit: int | None
 ) -> tuple[Built, TaskRunner]:
-    runner = TaskRunner(perform, executor, run_alone)
+    runner = task_runner(executor)
     return tell(TaskMaker(loaded, work), runner, parts, limit), runner
+
+
+def task_runner(executor: Any) -> TaskRunner:
+    """Return what runs the tasks of any stage with an executor."""
+    return TaskRunner(perform, executor, run_alone)
 
 
 def plan_build(

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sftdata import storage
+from sftdata.environment import with_pins
 from sftdata.errors import DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.executors.local import run_alone
-from sftdata.pipeline import WORK_FOLDER, perform, tell
+from sftdata.pipeline import WORK_FOLDER, task_runner, tell
 from sftdata.recipe_loader import load_recipe
-from sftdata.runner import Runner, Summary, TaskRunner
-from sftdata.scanning import check_unchanged, scan
+from sftdata.runner import Runner, Summary
+from sftdata.scanning import Part, check_unchanged, scan
 from sftdata.tasks import Planned, TaskMaker
 from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
 from sftdata.tokenizer_making import make_tokenizer
 from sftdata.tokenizers.files import locate
-from sftdata.work import ENTRY, Task, remove_leftovers
+from sftdata.work import ENTRY, Task, without_leftovers
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -141,6 +142,14 @@ class _UpToTokenizer:
         return summaries
 
 
+def _tell_up_to_tokenizer(maker: TaskMaker, runner: Runner, parts: Sequence[Part]) -> tuple[Task, Summary]:
+    up_to = _UpToTokenizer(runner)
+    with suppress(_Known):
+        tell(maker, up_to, parts, None)
+    assert up_to.made is not None
+    return up_to.made
+
+
 def _from_recipe(
     recipe: Path, folder: Path, overrides: Sequence[str], workers: int | None, work_dir: str | Path | None, allow_code: bool
 ) -> MadeTokenizer:
@@ -148,18 +157,11 @@ def _from_recipe(
     output = Path(loaded.recipe.output or f"shards/{loaded.recipe.name}").resolve()
     work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
     with storage.in_use(storage.make_folder(work)):
-        remove_leftovers(work)
         parts = scan(loaded.recipe.sources, loaded.folder, exclude=(output, work), allow_code=allow_code)
         executor = choose_executor(workers, parts)
-        runner = _UpToTokenizer(TaskRunner(perform, executor, run_alone))
-        try:
-            tell(TaskMaker(loaded, work), runner, parts, None)
-        except _Known:
-            check_unchanged(parts)
-        finally:
-            executor.close()
-    assert runner.made is not None
-    task, facts = runner.made
+        with without_leftovers(work), closing(executor):
+            task, facts = with_pins(lambda: _tell_up_to_tokenizer(TaskMaker(loaded, work), task_runner(executor), parts))
+        check_unchanged(parts)
 
     def copy(temporary: Path) -> dict[str, Any]:
         for path in sorted(task.entry.iterdir()):

@@ -37,26 +37,26 @@ def test_command_passes_every_kind_of_operation(scenes: dict[str, Scene], name: 
 
 @pytest.mark.parametrize("name", [maker.__name__ for maker in SCENES])
 def test_command_killed_at_an_operation_is_mended_by_the_next(scenes: dict[str, Scene], name: str) -> None:
-    assert_all_identical(trials.kills_at_operations(scenes[name], 3), 3)
+    assert_all_identical(trials.kills_at_operations(scenes[name], 2), 2)
 
 
 @pytest.mark.parametrize("action", sorted(trials.ERRORS))
 def test_command_whose_operation_fails_says_so_and_leaves_the_old_output(scenes: dict[str, Scene], action: str) -> None:
-    assert_all_identical(trials.errors_at_operations(scenes["second_build"], action, 2), 2)
+    assert_all_identical(trials.errors_at_operations(scenes["second_build"], action, 1), 1)
     assert_all_identical(trials.errors_at_operations(scenes["ingest_again"], action, 2), 2)
 
 
 def test_killed_process_group_leaves_nobody_and_is_mended(scenes: dict[str, Scene]) -> None:
-    assert_all_identical(trials.kills_at_random(scenes["first_build"], 2), 2)
+    assert_all_identical(trials.kills_at_random(scenes["first_build"], 2, most=1.5), 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_command_leaves_nothing_and_nobody(scenes: dict[str, Scene], number: signal.Signals) -> None:
-    assert_all_identical(trials.signals_at_random(scenes["first_build"], number, 1), 1)
+    assert_all_identical(trials.signals_at_random(scenes["first_build"], number, 1, most=0.5), 1)
 
 
 def test_worker_that_is_killed_changes_no_byte(scenes: dict[str, Scene]) -> None:
-    assert_all_identical(trials.lost_workers(scenes["first_build"], signal.SIGKILL, 1), 1)
+    assert_all_identical(trials.lost_workers(scenes["first_build"], signal.SIGKILL, 1, most=0.5), 1)
 
 
 def test_builds_of_one_folder_at_once_exclude_each_other(scenes: dict[str, Scene]) -> None:
@@ -64,7 +64,7 @@ def test_builds_of_one_folder_at_once_exclude_each_other(scenes: dict[str, Scene
 
 
 def test_damaged_results_are_made_again_and_said(scenes: dict[str, Scene]) -> None:
-    assert_all_identical(trials.damaged_results(scenes["first_build"], 2), 2)
+    assert_all_identical(trials.damaged_results(scenes["first_build"], 1), 1)
 
 
 def test_build_is_the_same_with_four_workers_and_with_folders_listed_in_another_order(scenes: dict[str, Scene]) -> None:

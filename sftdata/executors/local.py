@@ -53,13 +53,15 @@ class _Worker:
         self.pipe, theirs = multiprocessing.Pipe()
         arguments = f"{theirs.fileno()}, {os.getpid()}, {outside_modules()!r}"
         bootstrap = (
-            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # the parent sees to Ctrl-C
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from sftdata.executors.local import serve; serve({arguments})"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", bootstrap], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-c", bootstrap]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process
+        try:
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.job: tuple[int, Task] | None = None
         self.place = ""

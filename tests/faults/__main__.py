@@ -1,8 +1,9 @@
 """`make faults`: every fault of every kind, and a table of what became of them; exit code 1 where one was not survived.
 
-    python -m faults [--most N] [--jobs N]
+    python -m faults [--only NAME] [--most N] [--jobs N]
 
-`--most` tries at most so many of each kind. SFTDATA_NUM_KILLS sets the number of random kills (200). Works on a disk in memory
+`--only` tries the kinds whose names hold a text, `--most` at most so many of each. SFTDATA_NUM_KILLS sets the number of
+random kills (200). Works on a disk in memory
 where there is one: what is tried is the death of processes, not of power, and flushing would only cost time.
 """
 
@@ -15,7 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import sftdata
@@ -41,31 +43,31 @@ SHOWN = 20
 """Problems that are printed of each kind."""
 
 
-def outcomes(scenes: list[Scene], most: int | None, jobs: int) -> Iterator[Outcome]:
-    """Yield the outcome of every kind of fault."""
+def kinds(scenes: list[Scene], most: int | None, jobs: int) -> dict[str, Callable[[], Outcome]]:
+    """Return every kind of fault by name."""
 
     def at_most(number: int) -> int:
         return number if most is None else min(most, number)
 
     first = scenes[0]
-    yield same_bytes(first)
-    for scene in scenes:
-        yield kills_at_operations(scene, most, jobs)
-    yield kills_at_random(first, at_most(NUM_KILLS))
-    for scene in scenes:
-        for action in ERRORS:
-            yield errors_at_operations(scene, action, most, jobs)
-    yield damaged_results(first, at_most(100), jobs=jobs)
-    yield builds_at_once(first, at_most(10))
-    yield builds_beside(first, at_most(10))
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        yield lost_workers(first, number, at_most(20))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        yield signals_at_random(first, number, at_most(20))
-    try:
-        yield full_disk(first, at_most(20))
-    except PermissionError as error:
-        print(f"not tried: a disk that is full, since none can be mounted here ({error})", flush=True)
+    return {
+        "environments": lambda: same_bytes(first),
+        **{f"kill {scene.name}": partial(kills_at_operations, scene, most, jobs) for scene in scenes},
+        "kill at random": lambda: kills_at_random(first, at_most(NUM_KILLS)),
+        **{
+            f"{action} {scene.name}": partial(errors_at_operations, scene, action, most, jobs)
+            for scene in scenes
+            for action in ERRORS
+        },
+        "damaged results": lambda: damaged_results(first, at_most(100), jobs=jobs),
+        "builds at once": lambda: builds_at_once(first, at_most(10)),
+        "builds beside": lambda: builds_beside(first, at_most(10)),
+        "worker killed": lambda: lost_workers(first, signal.SIGKILL, at_most(20)),
+        "worker stopped": lambda: lost_workers(first, signal.SIGSTOP, at_most(20)),
+        "SIGTERM": lambda: signals_at_random(first, signal.SIGTERM, at_most(20)),
+        "SIGINT": lambda: signals_at_random(first, signal.SIGINT, at_most(20)),
+        "full disk": lambda: full_disk(first, at_most(20)),
+    }
 
 
 def show(outcome: Outcome) -> None:
@@ -79,6 +81,7 @@ def main() -> int:
     """Run the suite; return the exit code."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int)
+    parser.add_argument("--only", default="")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     disk = MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None
@@ -86,9 +89,15 @@ def main() -> int:
     print(f"{'fault':<48} {'tried':>6} {'byte-identical':>14} {'seconds':>9}")
     failed = 0
     with tempfile.TemporaryDirectory(dir=disk) as name:
-        for outcome in outcomes(open_scenes(Path(name)), options.most, options.jobs):
-            show(outcome)
-            failed += outcome.tried - outcome.identical
+        for kind, inflict in kinds(open_scenes(Path(name)), options.most, options.jobs).items():
+            if options.only in kind:
+                try:
+                    outcome = inflict()
+                except PermissionError as error:
+                    print(f"{kind}: not tried, since no disk can be mounted here ({error})", flush=True)
+                    continue
+                show(outcome)
+                failed += outcome.tried - outcome.identical
     zygote.close()
     print("all as it must be" if not failed else f"{failed} not as they must be")
     return 1 if failed else 0

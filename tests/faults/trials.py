@@ -156,14 +156,14 @@ def duration(scene: Scene) -> float:
         return time.monotonic() - begin
 
 
-def kills_at_random(scene: Scene, tries: int, seed: int = 0) -> Outcome:
+def kills_at_random(scene: Scene, tries: int, seed: int = 0, most: float | None = None) -> Outcome:
     """SIGKILL of the whole process group at a random time, with 1, 2 and 4 workers in turn; then the command again."""
-    chance, most = random.Random(seed), duration(scene)
+    chance, latest = random.Random(seed), most or duration(scene)
 
     def trial(number: int) -> Problems:
         with _place(scene, f"random-{number}") as place:
             process = _start(scene, place, "--workers", str((1, 2, 4)[number % 3]))
-            time.sleep(chance.uniform(0, most))
+            time.sleep(chance.uniform(0, latest))
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             found = _orphans(process)
@@ -174,16 +174,16 @@ def kills_at_random(scene: Scene, tries: int, seed: int = 0) -> Outcome:
     return _try_all("SIGKILL of the process group", [lambda number=number: trial(number) for number in range(tries)], 1)
 
 
-def signals_at_random(scene: Scene, number: signal.Signals, tries: int, seed: int = 0) -> Outcome:
+def signals_at_random(scene: Scene, number: signal.Signals, tries: int, seed: int = 0, most: float | None = None) -> Outcome:
     """SIGTERM to the command, or Ctrl-C to its group, once it works: exit code, nothing left, nobody left; then again."""
-    chance, most = random.Random(seed), duration(scene)
+    chance, latest = random.Random(seed), most or duration(scene)
 
     def trial(attempt: int) -> Problems:
         with _place(scene, f"{number.name}-{attempt}") as place:
             process = _start(scene, place, "--workers", "2")
             while not (place / ".out.lock").exists() and process.poll() is None:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, most / 2))
+            time.sleep(chance.uniform(0, latest / 2))
             if process.poll() is None:
                 (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
             _, said = process.communicate()
@@ -198,16 +198,16 @@ def signals_at_random(scene: Scene, number: signal.Signals, tries: int, seed: in
     return _try_all(number.name, [lambda attempt=attempt: trial(attempt) for attempt in range(tries)], 1)
 
 
-def lost_workers(scene: Scene, number: signal.Signals, tries: int, seed: int = 0) -> Outcome:
+def lost_workers(scene: Scene, number: signal.Signals, tries: int, seed: int = 0, most: float | None = None) -> Outcome:
     """SIGKILL or SIGSTOP to one worker at a random time: its task is done by another, and the bytes are the same."""
-    chance, most = random.Random(seed), duration(scene)
+    chance, latest = random.Random(seed), most or duration(scene)
 
     def trial(attempt: int) -> Problems:
         with _place(scene, f"worker-{number.name}-{attempt}") as place:
-            process = _start(scene, place, "--workers", "2", SFTDATA_WORKER_TIMEOUT="3")
+            process = _start(scene, place, "--workers", "2", SFTDATA_WORKER_TIMEOUT="600" if number == signal.SIGKILL else "10")
             while not _workers(process) and process.poll() is None:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, most / 2))
+            time.sleep(chance.uniform(0, latest / 2))
             with contextlib.suppress(ProcessLookupError, IndexError):  # they are done
                 os.kill(chance.choice(_workers(process)), number)
             _, said = process.communicate()
