@@ -36,7 +36,7 @@ def run(name: str, options: dict[str, Any], texts: list[str], role: str) -> tupl
     spans = SpanTable()
     for row, text in enumerate(texts):
         spans.add(row, Example((Turn("user", (Span(("q",), "好"),)), Turn(role, (Span(("t",), text),))), True, "x"))
-    done = clean(spans, [BoundStep(name, step.batched, step.function, options)], len(texts))
+    done = clean(spans, [BoundStep(name, step.batched, step.function, options)])
     return [done.edited.get(row, {}).get(("t",), text) for row, text in enumerate(texts)], set(done.dropped)
 
 
