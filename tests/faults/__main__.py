@@ -2,9 +2,9 @@
 
     python -m faults [--only NAME] [--most N] [--jobs N]
 
-`--only` tries the kinds whose names hold a text, `--most` at most so many of each. SFTDATA_NUM_KILLS sets the number of
-random kills (200). Works on a disk in memory
-where there is one: what is tried is the death of processes, not of power, and flushing would only cost time.
+`--only` tries the kinds whose names hold a text, `--most` at most so many of each. SFTDATA_NUM_KILLS sets the number of random
+kills (200). Works on a disk in memory where there is one: what is tried is the death of processes, not of power, and flushing
+would only cost time.
 """
 
 from __future__ import annotations
