@@ -45,6 +45,7 @@ faults: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/gather.py
+	$(BIN)/python benchmarks/clean.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/rebuild.py
 

@@ -46,6 +46,8 @@ class _State:
     counts: Counter[str]
     marks: dict[int, list[list[Any]]] = field(default_factory=dict)
     """Row → marks."""
+    documents: Items | None = None
+    """What the ledger reads names from, opened when the first is asked for."""
     pairs: dict[tuple[int, float], Pairs] = field(default_factory=dict)
     """(Number of the signatures, threshold) → pairs of similar items, which the split may need again."""
 
@@ -131,7 +133,7 @@ def _write_ledger(state: _State, step: dict[str, Any], items: Items, found: Near
 
 def _names(state: _State, rows: Int64) -> tuple[pa.Array, pa.Array]:
     """Return source and id of rows, (m,) each."""
-    documents = Items([part / DOCUMENTS_FILE for part in state.parts], state.part_rows)
+    state.documents = documents = state.documents or Items([part / DOCUMENTS_FILE for part in state.parts], state.part_rows)
     wanted, place = np.unique(rows, return_inverse=True)
     columns = (pa.array(documents.take(name, wanted), pa.string()).take(pa.array(place)) for name in ("source", "id"))
     return next(columns), next(columns)

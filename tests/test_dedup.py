@@ -248,7 +248,7 @@ def test_pairs_do_not_depend_on_parts_or_on_what_is_held_in_memory(tmp_path, mon
     sets = random_sets(random.Random(5), 60)
     alive = np.arange(len(sets)) % 7 != 3
     found = []
-    for number, (borders, held) in enumerate([([], 1 << 24), ([10, 40], 50), ([1], 17)]):
+    for number, (borders, held) in enumerate([([], 1 << 22), ([10, 40], 50), ([1], 17)]):
         (tmp_path / str(number)).mkdir()
         monkeypatch.setattr(candidates, "SORTED_ITEMS", held)
         monkeypatch.setattr(candidates, "CHUNK_MEMBERS", 8 * held)

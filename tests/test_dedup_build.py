@@ -160,6 +160,13 @@ def test_near_copies_go_and_say_how_alike_they_are(tmp_path: Path) -> None:
     assert life.duplicates == ["t t.jsonl#1"]
 
 
+def test_a_step_that_drops_most_rows_stops_the_build_and_is_named(tmp_path: Path) -> None:
+    rows = [{"text": LONG}] * 20 + [{"text": OTHER}]
+    for method, reason in (("exact", "dedup:duplicate 19"), ("minhash", "dedup:near_duplicate 19")):
+        with pytest.raises(DataError, match=rf"resolve: 19 of 21 rows are dropped \({reason}\); limits\.max_drop is 0\.5"):
+            build_rows(tmp_path, {"t": rows}, {"method": method}, limits={"max_drop": 0.5})
+
+
 def near_copies(num_groups: int) -> list[dict[str, str]]:
     """Return texts in groups of near-copies, the groups one after the other, five times over."""
     rng = random.Random(1)

@@ -18,14 +18,14 @@ from sftdata.dedup.survivors import Pairs
 
 UInt64 = npt.NDArray[np.uint64]
 
-SORTED_ITEMS = 1 << 24
-"""Items whose keys are sorted at once: 128 MiB."""
+SORTED_ITEMS = 1 << 22
+"""Items whose keys are sorted at once: 32 MiB, and twice that while they are put together."""
 SMALL_GROUP = 16
 """Items with one key of which every pair is compared; of more, each with the first, and what is not like it with the next."""
 ROUNDS = 16
 """How often that is repeated for a large group."""
-CHUNK_MEMBERS = 1 << 22
-"""Members of sets that are compared at once: 32 MiB a side."""
+CHUNK_MEMBERS = 1 << 20
+"""Members of sets that are compared at once: 8 MiB, and a few times that for their order."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)

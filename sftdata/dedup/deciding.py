@@ -17,8 +17,8 @@ from sftdata.dedup.items import Items, digest_words
 from sftdata.dedup.survivors import Int64, NearDuplicates, Pairs, against_reference, exact, near
 from sftdata.errors import DataError
 
-SORTED_DIGESTS = 1 << 22
-"""Digests that are sorted at once: 64 MiB, and about as much again for their order."""
+SORTED_DIGESTS = 1 << 21
+"""Digests that are sorted at once: 32 MiB, and about as much again for their order."""
 
 
 class Sources(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -66,29 +67,26 @@ def near(pairs: Pairs, items: Int64, rank: Int64, *, exempt: Bool, max_copies: i
     and exempt, (k,) those that stay in any case. The survivor is the best of those that the item resembles.
     """
     place = np.argsort(rank)
-    better, worse = _by_rank(rank[np.searchsorted(items, pairs.first)], rank[np.searchsorted(items, pairs.second)])
+    ranks = rank[np.searchsorted(items, pairs.first)], rank[np.searchsorted(items, pairs.second)]
+    better, worse = np.minimum(*ranks), np.maximum(*ranks)
     order = np.lexsort((better, worse))
-    bounds = np.searchsorted(worse[order], np.arange(len(items) + 1)).tolist()
-    neighbours = better[order].tolist()
-    stays = [True] * len(items)
-    gone: list[tuple[int, int, int]] = []  # (rank, survivor's rank, place in the order of pairs)
-    kept_anyway = exempt[place].tolist()
+    bounds = np.searchsorted(worse[order], np.arange(len(items) + 1)).data  # gives integers, and holds 8 bytes for each
+    neighbours = better[order].data
+    kept_anyway = exempt[place].tobytes()
+    goes = bytearray(len(items))
+    chosen = array("q")  # of what goes: the place of the pair with its survivor
     for number in range(len(items)):
         if kept_anyway[number]:
             continue
-        standing = [edge for edge in range(bounds[number], bounds[number + 1]) if stays[neighbours[edge]]]
+        standing = [edge for edge in range(bounds[number], bounds[number + 1]) if not goes[neighbours[edge]]]
         if len(standing) >= max_copies:
-            stays[number] = False
-            gone.append((number, neighbours[standing[0]], standing[0]))
-    found = np.array(gone, dtype=np.int64).reshape(-1, 3)
-    item, survivor = items[place[found[:, 0]]], items[place[found[:, 1]]]
-    similarity = pairs.similarity[order[found[:, 2]]]
+            goes[number] = 1
+            chosen.append(standing[0])
+    edge = order[np.frombuffer(chosen, dtype=np.int64)]
+    item, survivor = items[place[worse[edge]]], items[place[better[edge]]]
+    similarity = pairs.similarity[edge]
     ascending = np.argsort(item)
     return NearDuplicates(item[ascending], survivor[ascending], similarity[ascending])
-
-
-def _by_rank(first: Int64, second: Int64) -> tuple[Int64, Int64]:
-    return np.minimum(first, second), np.maximum(first, second)
 
 
 def against_reference(pairs: Pairs, items: Int64, rank: Int64, *, exempt: Bool, reference: Bool) -> NearDuplicates:
