@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sftdata.ingestors._sql_text import MAX_CHARS, Name, Window, patterns
+from sftdata.ingestors._sql_text import MAX_CHARS, Name, Window, patterns, row_pattern
 from sftdata.ingestors._sql_values import CutOff, RowText, Unreadable, copy_value, literals
 from sftdata.schemas import QUARANTINE_BYTES
 
@@ -22,6 +22,9 @@ PASSED_STATEMENTS = frozenset(
 _RESUME = re.compile(
     r";[ \t]*\r?\n(?=\s*(?:--|/\*|#|\\|\Z|(?i:INSERT|REPLACE|CREATE|COPY|" + "|".join(sorted(PASSED_STATEMENTS)) + r")\b))"
 )
+_NEVER = re.compile(r"(?!)")
+_MOST_GROUPS = 64
+"""Columns up to which a row is matched in one go; the pattern takes a millisecond a column to compile."""
 _SEPARATOR = re.compile(r"\s*+([,;])\s*+(?=\S)")
 _AFTER_ROWS = re.compile(r"(?:ON|AS|RETURNING)\b", re.IGNORECASE)
 
@@ -42,25 +45,31 @@ class BrokenRows(NamedTuple):
     line: int
 
 
-def insert_rows(window: Window, dialect: Name, encoding: str, wanted: bool) -> Iterator[RawRow | BrokenRows]:
-    """Yield the rows behind VALUES up to the end of the statement; `wanted`: their values, else only their text."""
+def insert_rows(window: Window, dialect: Name, encoding: str, num_columns: int) -> Iterator[RawRow | BrokenRows]:
+    """Yield the rows behind VALUES up to the end of the statement; with `num_columns` 0 only their text."""
     rules = patterns(dialect)
+    usual = row_pattern(dialect, num_columns) if 0 < num_columns <= _MOST_GROUPS else _NEVER
     window.skip_gap(hash_comments=False)
     while True:
-        match = rules.row.match(window.text, window.position)
+        while (match := usual.match(window.text, window.position)) is not None and match[num_columns + 1]:
+            values = literals(match.groups()[:-1], dialect, encoding)
+            yield RawRow(values, window.text[window.position : match.start(num_columns + 1)])
+            window.position = match.end()
         try:
-            if match is None:
-                values, end = _read_slowly(window, dialect, encoding)
-            else:
+            if match is not None:
+                values, end = literals(match.groups()[:-1], dialect, encoding), match.end()
+            elif (match := rules.row.match(window.text, window.position)) is not None:
+                values = literals(rules.literal.findall(match[0]), dialect, encoding) if num_columns else []
                 end = match.end()
-                values = literals(rules.literal.findall(match[0]), dialect, encoding) if wanted else []
+            else:
+                values, end = _read_slowly(window, dialect, encoding)
         except Unreadable as error:
             yield broken_statement(window, str(error))
             return
         except CutOff:
             yield cut_off(window)
             return
-        yield RawRow(values, match[0] if match else window.text[window.position : end])
+        yield RawRow(values, window.text[window.position : end])
         window.position = end
         separator = _SEPARATOR.match(window.text, end)
         if separator is None or separator[1] == ";":

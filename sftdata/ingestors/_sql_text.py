@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
+from sftdata.ingestors._encoding import undecodable
+
 Name = Literal["mysql", "postgresql", "sqlite"]
 
 MAX_CHARS = 64 << 20
@@ -60,6 +62,13 @@ def patterns(dialect: Name) -> Patterns:
     )
 
 
+@cache
+def row_pattern(dialect: Name, num_columns: int) -> re.Pattern[str]:
+    """Return the pattern of a row of so many literals: each is a group, the last group is the comma before another row."""
+    cell = rf"({LITERALS[dialect]})"
+    return re.compile(rf"\({','.join([cell] * num_columns)}\)(?:(,)\s*+(?=\())?+", re.DOTALL)
+
+
 _HINTS: tuple[tuple[Name, str], ...] = (
     ("mysql", r"^-- (?:MySQL|MariaDB) dump|^/\*!\d{5}|^/\*M!|phpMyAdmin SQL Dump|\)\s*ENGINE\s*="),
     ("postgresql", r"PostgreSQL database dump|^SET standard_conforming_strings|pg_catalog\.|^COPY [^;]* FROM stdin"),
@@ -88,6 +97,8 @@ class Window:
         self._line, self._counted = 1, 0
         self.in_comment = False
         """True once the dump has ended inside a comment."""
+        self.sound = True
+        """True where no byte of the text held was undecodable."""
 
     def more(self, keep: int | None = None) -> bool:
         """Drop what lies before `keep` (the position), and read at least as much again as is held; False at the end."""
@@ -103,6 +114,7 @@ class Window:
             if size >= max(held, 1):
                 break
         self.text = "".join(pieces)
+        self.sound = not undecodable(self.text)
         return size > 0
 
     def line(self) -> int:

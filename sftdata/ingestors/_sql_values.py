@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -28,11 +29,11 @@ def number(text: str) -> int | float | str:
     return value if value - value == 0 and Decimal(repr(value)) == Decimal(text) else text
 
 
-def literals(tokens: list[str], dialect: Name, encoding: str) -> list[Any]:
+def literals(tokens: Sequence[str], dialect: Name, encoding: str) -> list[Any]:
     """Return the JSON values of literals; strings without escapes, the most of a dump, by the short way."""
     return [
         token[1:-1]
-        if token[0] == "'" and "\\" not in token and token.find("''", 1, -1) < 0
+        if token[0] == "'" and "\\" not in token and token.find("'", 1, -1) < 0
         else literal(token, dialect, encoding)
         for token in tokens
     ]
@@ -54,8 +55,25 @@ def literal(token: str, dialect: Name, encoding: str) -> Any:
 def _text(token: str, dialect: Name) -> str:
     quote, body = token[0], token[1:-1]
     if dialect == "mysql" and "\\" in body:
-        return _MYSQL_ESCAPE[quote].sub(_mysql_character, body)
+        return _MYSQL_ESCAPE[quote].sub(_mysql_character, body) if quote * 2 in body else _unescape_mysql(body)
     return body.replace(quote * 2, quote) if quote in body else body
+
+
+def _unescape_mysql(body: str) -> str:
+    """Undo the backslash escapes of a text without doubled quotes: what stands between backslashes is copied in one go."""
+    first, *rest = body.split("\\")
+    parts = [first]
+    after_backslash = False
+    for part in rest:
+        if after_backslash:
+            parts.append(part)
+            after_backslash = False
+        elif part:
+            parts += (_MYSQL_ESCAPES.get(part[0], part[0]), part[1:])
+        else:
+            parts.append("\\")
+            after_backslash = True
+    return "".join(parts)
 
 
 def _mysql_character(match: re.Match[str]) -> str:

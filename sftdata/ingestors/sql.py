@@ -151,7 +151,7 @@ class _Dump:
         wanted = self._meet(name)
         names = self._names(name, head["columns"]) if wanted else []
         window.position = head.end()
-        for row in insert_rows(window, self._dialect, self._encoding, wanted):
+        for row in insert_rows(window, self._dialect, self._encoding, len(names)):
             if isinstance(row, BrokenRows):
                 yield self._bad(name, row)
             elif wanted:
@@ -215,7 +215,7 @@ class _Dump:
         if len(row.values) != len(names):
             message = f"{len(row.values)} values, the table has {len(names)} columns"
             return self._bad(name, BrokenRows("sql_columns", message, row.text, self._window.line()))
-        if undecodable(row.text) and any(isinstance(value, str) and undecodable(value) for value in row.values):
+        if not self._window.sound and _holds_undecodable(row):
             message = f"bytes that are not {self._encoding}"
             return self._bad(name, BrokenRows("encoding", message, row.text, self._window.line()))
         fields = dict(zip(names, row.values, strict=True))
@@ -231,3 +231,8 @@ class _Dump:
         number = self._numbers[name]
         self._numbers[name] += 1
         return f"{name}/{number}"
+
+
+def _holds_undecodable(row: RawRow) -> bool:
+    """Say whether a text of the row holds bytes that are not in the encoding; in a binary string they are fine."""
+    return undecodable(row.text) and any(isinstance(value, str) and undecodable(value) for value in row.values)
