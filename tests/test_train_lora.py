@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from click.testing import CliRunner
 from safetensors import safe_open
-from train_fixture import Build, Document, counting_rows, save_tokenizer, silent, tiny_settings, write_build
+from train_fixture import TINY_LLAMA, Build, Document, counting_rows, save_tokenizer, silent, tiny_settings, write_build
 
 from sftdata import storage
+from sftdata.cli import main
 from sftdata.errors import RecipeError, TrainingError
 from sftdata.shards import sealed
-from sftdata.trainer import TrainResult, TrainSettings, generate, run
+from sftdata.trainer import TrainResult, TrainSettings, generate, merge_lora, run
 from sftdata.trainer.sampling import load_trained
 
 
@@ -92,3 +96,36 @@ def test_lora_on_a_tokenizer_with_new_tokens_trains_the_embeddings(base: TrainRe
 def test_adapter_as_base_model_is_refused(adapted: TrainResult, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="it is an adapter"):
         run(shards, tmp_path / "model", tiny_settings(model=None, base_model=str(adapted.out)), silent)
+
+
+def test_training_goes_on_from_an_adapter(adapted: TrainResult, base: TrainResult, shards: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(
+        model=None, base_model=str(base.out), adapter="lora", lora_model_dir=str(adapted.out), max_steps=3
+    )
+    found = run(shards, tmp_path / "model", settings, silent)
+    assert found.initial_validation_loss == pytest.approx(adapted.validation_loss, abs=1e-5)
+    assert json.loads((found.out / "adapter_config.json").read_text("utf-8"))["lora_alpha"] == 32, "the adapter's own"
+    assert tensor_names(found.out) == tensor_names(adapted.out)
+
+
+def test_adapter_of_another_model_is_refused(adapted: TrainResult, shards: Path, tmp_path: Path) -> None:
+    wide = {**TINY_LLAMA, "hidden_size": 16}
+    other = run(shards, tmp_path / "other", tiny_settings(model=wide, max_steps=1), silent)
+    settings = tiny_settings(model=None, base_model=str(other.out), adapter="lora", lora_model_dir=str(adapted.out))
+    with pytest.raises(TrainingError, match="the adapter does not fit its base") as caught:
+        run(shards, tmp_path / "model", settings, silent)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TrainingError, match="holds no adapter"):
+        run(shards, tmp_path / "model", replace(settings, lora_model_dir=str(other.out)), silent)
+
+
+def test_merged_adapter_is_a_whole_model_that_writes_the_same(adapted: TrainResult, base: TrainResult, tmp_path: Path) -> None:
+    found = CliRunner().invoke(main, ["merge-lora", str(adapted.out), "--out", str(tmp_path / "merged")])
+    assert found.exit_code == 0, found.stderr
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    ids = torch.tensor([[0, 5, 6, 7, 8]])
+    with torch.no_grad():
+        adapter, merged, plain = (load_trained(folder)[0](ids).logits for folder in (adapted.out, tmp_path / "merged", base.out))
+    assert torch.allclose(adapter, merged, atol=1e-5) and not torch.allclose(adapter, plain, atol=1e-3)
+    with pytest.raises(TrainingError, match="holds no adapter"):
+        merge_lora(tmp_path / "merged", tmp_path / "again")

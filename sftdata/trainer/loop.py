@@ -94,7 +94,7 @@ def run_job(job: Job, out: Path, temporary: Path, resume: bool) -> TrainResult:
         run.sample(0)
     seconds = fit(run)
     step = run.trainer.state.global_step or run.watch.first_step
-    if job.settings.load_best_model_at_end and run.watch.best.step not in (0, step):
+    if job.settings.load_best_model_at_end and run.watch.best.step != step:
         run.keeper.load_best()
     run.sample(step)
     outcome = Outcome(

@@ -85,7 +85,7 @@ def model_card(settings: TrainSettings, facts: Mapping[str, Any], samples: tuple
         ("validation rows", f"{counts['validation_rows']:,}"),
         ("steps", f"{facts['steps']:,} ({facts['epochs']:.2f} epochs)"),
         ("learning rate", f"{settings.learning_rate:g}, {settings.lr_scheduler}"),
-        ("batch", f"{settings.micro_batch_size} rows × {settings.gradient_accumulation_steps}"),
+        ("batch", f"{settings.micro_batch_size} rows × {settings.gradient_accumulation_steps} × {facts['processes']} devices"),
         ("precision, attention", f"{facts['precision']}, {facts['attention']}"),
         ("training loss, first and last", f"{_loss(losses['train_first'])} → {_loss(losses['train_last'])}"),
         ("validation loss, before and after", f"{_loss(losses['validation_first'])} → {_loss(losses['validation_last'])}"),
@@ -94,7 +94,14 @@ def model_card(settings: TrainSettings, facts: Mapping[str, Any], samples: tuple
     lines = [*front, "---", "", f"# {facts['name']}", ""]
     lines += [f"A language model, {origin}, on the shards `{facts['shards']['name']}`."]
     lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    lines += ["", "Losses are nats per trained token.", "", f"![learning curves]({facts['picture']})", "", "## Samples", ""]
+    lines += ["", "Losses are nats per trained token.", "", f"![learning curves]({facts['picture']})", ""]
+    lines += [*(f"- {sentence}" for sentence in facts["diagnosis"]), ""]
+    if facts["validation_by_source"]:
+        lines += ["## Validation by source", "", "| source | loss | perplexity | documents |", "|---|---|---|---|"]
+        for source, entry in facts["validation_by_source"].items():
+            lines.append(f"| {source} | {entry['loss']:.4f} | {entry['perplexity']:,.1f} | {entry['documents']:,} |")
+        lines.append("")
+    lines += ["## Samples", ""]
     for sample in samples:
         title = "before training" if sample.step == 0 else f"after {sample.step:,} steps"
         lines += [f"**{title}**", "", *_quoted(sample.prompt), ">", *_quoted(sample.text or "(nothing)"), ""]

@@ -143,7 +143,7 @@ class RunWatch(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Keep the best model; stop where validation has not become better for long."""
         step = state.global_step
-        if step and self.best.step == step and self.hooks.best is not None:
+        if self.best.step == step and self.best.num_worse == 0 and self.hooks.best is not None:
             self.check_weights(more["model"], step)
             self.last_saved = self.aside(self.hooks.best, step)
         if self.rhythm.patience and self.best.num_worse >= self.rhythm.patience and step < self.plan.num_steps:
