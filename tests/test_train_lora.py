@@ -125,7 +125,8 @@ def test_merged_adapter_is_a_whole_model_that_writes_the_same(adapted: TrainResu
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     ids = torch.tensor([[0, 5, 6, 7, 8]])
     with torch.no_grad():
-        adapter, merged, plain = (load_trained(folder)[0](ids).logits for folder in (adapted.out, tmp_path / "merged", base.out))
+        folders = (adapted.out, tmp_path / "merged", base.out)
+        adapter, merged, plain = (load_trained(folder)[0](ids).logits for folder in folders)
     assert torch.allclose(adapter, merged, atol=1e-5) and not torch.allclose(adapter, plain, atol=1e-3)
     with pytest.raises(TrainingError, match="holds no adapter"):
         merge_lora(tmp_path / "merged", tmp_path / "again")
