@@ -107,6 +107,34 @@ def _undeclared(data: bytes) -> str:
     return data.decode("cp1252", "replace")
 
 
+_SKIPPED = re.compile(
+    r"<(?:(!--)|(script|style|textarea|title|noframes|iframe|xmp|template|noscript)(?=[\s/>]))", re.IGNORECASE
+)
+_ANY_TAG = re.compile(r"<[a-zA-Z/!?][^<>]*+>")
+
+
+def count_at_most(text: str) -> int:
+    """Return at least as many characters as `scan_page` calls visible, in a tenth of its time.
+
+    Both count what stands outside tags without building a tree, so that they can tell what a parser has lost.
+    """
+    shown, position = [], 0
+    while position >= 0 and (match := _SKIPPED.search(text, position)):
+        shown.append(text[position : match.start()])
+        position = _behind_skipped(text, match)
+    if position >= 0:
+        shown.append(text[position:])
+    return len("".join(_ANY_TAG.sub("", _REFERENCE.sub("", "".join(shown))).split()))
+
+
+def _behind_skipped(text: str, match: re.Match[str]) -> int:
+    if match[1]:
+        found = text.find("-->", match.end())
+        return found + 3 if found >= 0 else -1
+    closing = re.compile(rf"</{match[2]}", re.IGNORECASE).search(text, match.end())
+    return closing.start() if closing else -1
+
+
 class Scan(NamedTuple):
     """What one pass over a page's text counts."""
 
