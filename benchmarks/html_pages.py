@@ -62,7 +62,8 @@ def resiliparse_main(path: Path) -> str:
 
     data = path.read_bytes()
     text = bytes_to_str(data, detect_encoding(data) or "utf-8")
-    return str(extract_plain_text(text, main_content=True, comments=False, post_meta=False, alt_texts=False, list_bullets=False))
+    options = {"comments": False, "post_meta": False, "alt_texts": False, "list_bullets": False}
+    return str(extract_plain_text(text, main_content=True, **options))
 
 
 ENGINES: dict[str, Engine] = {
@@ -95,7 +96,8 @@ def score(truth: dict[str, str], found: dict[str, str]) -> tuple[float, float, f
 
 def main(folder: Path) -> None:
     """Print the table."""
-    truth = {page: entry["articleBody"] for page, entry in json.loads((folder / "ground-truth.json").read_text("utf-8")).items()}
+    entries = json.loads((folder / "ground-truth.json").read_text("utf-8"))
+    truth = {page: entry["articleBody"] for page, entry in entries.items()}
     names = ("trafilatura", "Resiliparse", "turbohtml", "lxml", "beautifulsoup4")
     print(", ".join(f"{name} {version(name)}" for name in names), f"; {len(truth)} pages, {ROUNDS} rounds")
     with tempfile.TemporaryDirectory() as place:

@@ -30,14 +30,15 @@ def outside_module(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> 
 
 def test_built_in_steps_are_the_known_ones():
     assert list(known_steps("ingestor")) == ["csv", "html", "jsonl", "sql"]
-    assert list(known_steps("cleaner")) == ["length", "slop", "unicode"]
+    cleaners = ["boilerplate_lines", "decontaminate", "language", "length", "pii", "quality", "repetition", "slop", "terms"]
+    assert list(known_steps("cleaner")) == [*cleaners, "unicode", "whitespace"]
     formatters = ["alpaca_blog", "auto", "input_output", "instruction", "messages", "source_target", "text"]
     assert list(known_steps("formatter")) == formatters
 
 
 def test_every_built_in_step_has_a_line_of_help_and_typed_options():
     steps = [step for kind in registry.KINDS for step in known_steps(kind).values()]
-    assert len(steps) == 14
+    assert len(steps) == 22
     for step in steps:
         assert step.help.endswith(".") and len(step.help) > 20
         assert all(kind is not Any for kind, _ in option_fields(step).values())

@@ -104,15 +104,13 @@ def read_ledger(shards: Shards) -> Ledger:
 
 
 def _kinds(table: pa.Table) -> Iterator[tuple[Kind, np.ndarray]]:
-    """Yield every kind in a row group and the numbers of its lines, ascending."""
-    columns = [column.combine_chunks() for column in table.columns]
-    code = np.zeros(len(table), dtype=np.int64)
-    for column in columns:
-        code = np.unique(code * len(column.dictionary) + column.indices.to_numpy(), return_inverse=True)[1].astype(np.int64)
-    order = np.argsort(code, kind="stable")
-    for lines in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
-        if len(lines):
-            yield Kind(*(column[int(lines[0])].as_py() for column in columns)), lines
+    """Yield every kind in a row group, sorted, and the numbers of its lines, ascending."""
+    import pandas
+
+    frame: pandas.DataFrame = table.to_pandas()
+    groups: dict[Any, np.ndarray] = frame.groupby(KEYS, observed=True, sort=False).indices
+    for kind in sorted(groups):
+        yield Kind(*kind), np.sort(groups[kind])
 
 
 def _raw_records(shards: Shards, picked: dict[Kind, list[dict[str, Any]]]) -> dict[tuple[str, str, str], str]:
