@@ -62,8 +62,8 @@ def resiliparse_main(path: Path) -> str:
 
     data = path.read_bytes()
     text = bytes_to_str(data, detect_encoding(data) or "utf-8")
-    options = {"comments": False, "post_meta": False, "alt_texts": False, "list_bullets": False}
-    return str(extract_plain_text(text, main_content=True, **options))
+    without = dict.fromkeys(("comments", "post_meta", "alt_texts", "list_bullets"), False)
+    return str(extract_plain_text(text, main_content=True, **without))
 
 
 ENGINES: dict[str, Engine] = {

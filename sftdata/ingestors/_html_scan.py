@@ -47,7 +47,8 @@ def decode_page(data: bytes) -> str:
     A page that is valid UTF-8 with at least eight sequences beyond ASCII is UTF-8 even where it declares something else. A few
     broken sequences become U+FFFD, as in browsers. NUL, which no page means, is left out.
     """
-    return _decode(data).replace("\0", "")
+    text = _decode(data)
+    return text.replace("\0", "") if "\0" in text else text  # to look for it takes a tenth of the time
 
 
 def _decode(data: bytes) -> str:
@@ -110,11 +111,10 @@ def _undeclared(data: bytes) -> str:
 _SKIPPED = re.compile(
     r"<(?:(!--)|(script|style|textarea|title|noframes|iframe|xmp|template|noscript)(?=[\s/>]))", re.IGNORECASE
 )
-_ANY_TAG = re.compile(r"<[a-zA-Z/!?][^<>]*+>")
 
 
-def count_at_most(text: str) -> int:
-    """Return at least as many characters as `scan_page` calls visible, in a tenth of its time.
+def estimate_visible(text: str) -> int:
+    """Return about as many characters as `scan_page` calls visible, rather more, in a tenth of its time.
 
     Both count what stands outside tags without building a tree, so that they can tell what a parser has lost.
     """
@@ -124,7 +124,9 @@ def count_at_most(text: str) -> int:
         position = _behind_skipped(text, match)
     if position >= 0:
         shown.append(text[position:])
-    return len("".join(_ANY_TAG.sub("", _REFERENCE.sub("", "".join(shown))).split()))
+    first, *pieces = "".join(shown).split("<")
+    behind_tags = (piece[piece.find(">") + 1 :] for piece in pieces)
+    return len("".join("".join((first, *behind_tags)).split()))
 
 
 def _behind_skipped(text: str, match: re.Match[str]) -> int:

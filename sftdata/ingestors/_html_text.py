@@ -6,7 +6,8 @@ import re
 
 from sftdata.ingestors._html_tree import BLOCKS, CELLS, Element
 
-_SPACES = re.compile(r"[ \t\n\r\f\v\xa0]+")
+_SPACES = re.compile(r"[\t\n\r\f\v\xa0][ \t\n\r\f\v\xa0]*| [ \t\n\r\f\v\xa0]+")
+"""Spaces that are not one space already."""
 
 
 def element_text(element: Element, without: frozenset[str] = frozenset()) -> str:

@@ -108,7 +108,7 @@ def _kinds(table: pa.Table) -> Iterator[tuple[Kind, np.ndarray]]:
     import pandas
 
     frame: pandas.DataFrame = table.to_pandas()
-    groups: dict[Any, np.ndarray] = frame.groupby(KEYS, observed=True, sort=False).indices
+    groups: dict[Any, Any] = frame.groupby(KEYS, observed=True, sort=False).indices
     for kind in sorted(groups):
         yield Kind(*kind), np.sort(groups[kind])
 
