@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from sftdata.tables import TableWriter, stream_writer
 BATCH_RECORDS = 1000
 BATCH_CHARACTERS = 8 << 20
 """Records are cleaned together up to either number, so that large records do not add up in memory."""
-
 
 
 @dataclass
@@ -80,13 +79,16 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             _prepare_batch(part, batch, spec["ingest"][0])
             progress.tick(len(batch))
     _check_conservation(part)
+    layout = {"layout": part.file.layout} if part.file.layout else {}
     digests = {name: storage.file_digest(folder / name) for name in (DOCUMENTS_FILE, KEYS_FILE)}
-    return {"counts": dict(sorted(part.counts.items())), "digests": digests}
+    return {"counts": dict(sorted(part.counts.items())), "digests": digests, **layout}
 
 
 def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
     name, options = spec["ingest"]
     step = registry.find_step("ingestor", name, allow_code=part.allow_code)
+    if step.sniff is not None and part.file.piece is None:
+        part.file = replace(part.file, layout=_sniffed(step, part.file, options))
     records = _read(step, part.file, options)
     most = BATCH_RECORDS
     if spec.get("left_out") is not None:
@@ -102,6 +104,17 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _sniffed(step: registry.Step, file: InputFile, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file looks like; whatever the step does wrong is an error that names it and the file."""
+    assert step.sniff is not None
+    try:
+        return step.sniff(file, **options)
+    except (SftdataError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise SftdataError(f"{file.path}: ingestor {step.name!r} raised {type(error).__name__}: {error}") from error
 
 
 def _read(step: registry.Step, file: InputFile, options: dict[str, Any]) -> Iterator[Record | Bad]:

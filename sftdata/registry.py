@@ -40,6 +40,8 @@ class Step:
     """Distributions whose version changes the step's output; part of its fingerprint."""
     pieces: Callable[..., list[Any]] | None = None
     """Ingestors: from a file and the options to the `sources.Piece`s in which several workers can read it; none: in one go."""
+    sniff: Callable[..., dict[str, Any]] | None = None
+    """Ingestors: from a file and the options to what the file looks like (encoding, delimiter …), as the manifest says it."""
     assets: Callable[..., tuple[str, ...]] | None = None
     """From the options to the paths of files that the step reads (rule packs): part of its fingerprint."""
     path_options: tuple[str, ...] = ()
@@ -79,6 +81,7 @@ def ingestor(
     suffixes: tuple[str, ...] = ...,
     libraries: tuple[str, ...] = ...,
     pieces: Callable[..., list[Any]] | None = ...,
+    sniff: Callable[..., dict[str, Any]] | None = ...,
 ) -> Callable[[F], F]: ...
 def ingestor(
     function: F | None = None,
@@ -86,15 +89,17 @@ def ingestor(
     suffixes: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     pieces: Callable[..., list[Any]] | None = None,
+    sniff: Callable[..., dict[str, Any]] | None = None,
 ) -> F | Callable[[F], F]:
     """Register `f(file: InputFile, *, options) -> Iterator[Record | Bad]` as the ingestor of its name.
 
     `suffixes`: endings of the files that a folder yields, lower case, with the dot; none: all files. `pieces(file, *, options)`
     cuts a large file at record borders; the ingestor then heeds `file.piece` in its numbering, so that the cut shows nowhere.
+    `sniff(file, *, options)` says what a file looks like: the manifest says it on, and the ingestor finds it in `file.layout`.
     """
 
     def decorate(step: F) -> F:
-        _register(Step("ingestor", _name_of(step), step, suffixes=suffixes, libraries=libraries, pieces=pieces))
+        _register(Step("ingestor", _name_of(step), step, suffixes=suffixes, libraries=libraries, pieces=pieces, sniff=sniff))
         return step
 
     return decorate if function is None else decorate(function)

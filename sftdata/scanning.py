@@ -71,6 +71,9 @@ def describe_files(parts: Sequence[Part], summaries: Sequence[dict[str, Any]]) -
     for part, summary in zip(parts, summaries, strict=True):
         found = {"name": part.file.name, "bytes": part.stamp[0], "xxh3": part.file_digest, "records": 0, "quarantined": 0}
         entry = files.setdefault(part.file.name, found)
+        layout = part.file.piece.layout if part.file.piece else summary.get("layout")
+        if layout:
+            entry["layout"] = layout
         for name in ("records", "quarantined"):
             entry[name] += summary["counts"].get(name, 0)
     return list(files.values())

@@ -40,6 +40,8 @@ class Piece(NamedTuple):
     """Records before the piece."""
     first_line: int
     """Lines before the piece."""
+    layout: dict[str, Any] | None = None
+    """JSON values: what the ingestor found in the whole file and needs to read the piece."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class InputFile:
     """The piece that is read; None reads all."""
     member: str | None = None
     """The member of an archive at `path` that is read, as the archive names it."""
+    layout: dict[str, Any] | None = None
+    """JSON values: what the ingestor's `sniff` found in the file; None: the ingestor looks itself."""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata.errors import DataError, RecipeError
-from sftdata.ingestors.csv import csv_
+from sftdata.ingesting import ingest
+from sftdata.ingestors import _csv_cells, _csv_pieces, _csv_rows, _encoding
+from sftdata.ingestors.csv import csv_, row_pieces
 from sftdata.records import Bad, Record
 from sftdata.registry import check_options, find_step
 from sftdata.schemas import QUARANTINE_REASONS
@@ -203,3 +207,69 @@ def test_csv_reads_a_real_file_as_the_standard_library_does() -> None:
         wanted = list(csv.DictReader(file))
     assert len(wanted) == 100
     assert [row.fields for row in csv_(InputFile(SHARED_CSV, SHARED_CSV.name)) if isinstance(row, Record)] == wanted
+
+
+LINES = [
+    *("a,b", "1,2", "x,y,z", "", "  ", "\u3000", '"q, r",s', '"two\nlines",t', '"open,u'),
+    *('5" pipe,v', '"a"b,w', "é,你", "\x85\xa0", '"","",'),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(LINES) | st.sampled_from(["1,2", "3,4"]), max_size=60),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    last=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "gb18030"]),
+    header=st.booleans(),
+    size=st.integers(1, 80),
+    block=st.sampled_from([5, 64, 1 << 17]),
+)
+def test_csv_cut_into_pieces_shows_nowhere(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[str],
+    end: str,
+    last: bool,
+    encoding: str,
+    header: bool,
+    size: int,
+    block: int,
+) -> None:
+    path = tmp_path_factory.mktemp("pieces") / "rows.csv"
+    text = end.join([*(["h,i"] if header else []), "1,2", "你,好", *lines]) + (end if last else "")
+    path.write_bytes(text.encode(encoding))
+    whole = InputFile(path, "rows.csv")
+    options: dict[str, Any] = {} if header else {"header": False, "columns": ["h", "i"]}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (_csv_cells, _csv_rows, _csv_pieces):
+            patch.setattr(module, "MAX_FIELD_LINES", 3)
+        patch.setattr(_csv_pieces, "PIECE_BYTES", size)
+        for module in (_encoding, _csv_pieces):
+            patch.setattr(module, "BLOCK", block)
+        pieces = row_pieces(whole, **options)
+        assert pieces or path.stat().st_size < 2 * size
+        cut = [row for piece in pieces for row in csv_(replace(whole, piece=piece), **options)]
+        rows = list(csv_(whole, **options))
+    assert not pieces or (cut == rows and len(rows) > 1)
+    assert not pieces or sum(piece.length for piece in pieces) <= path.stat().st_size
+
+
+def test_csv_large_file_is_cut_and_small_compressed_and_wide_ones_are_not(tmp_path: Path) -> None:
+    table = "a,b\n" + '"x, y",z\n' * 1_200_000
+    for name, data, wanted in (
+        ("a.csv", table.encode(), 3),
+        ("b.csv", table.encode("utf-16"), 0),
+        ("c.csv", table[: 1 << 20].encode(), 0),
+        ("d.csv.gz", gzip.compress(table.encode(), 1), 0),
+    ):
+        (tmp_path / name).write_bytes(data)
+        pieces = row_pieces(InputFile(tmp_path / name, name))
+        assert len(pieces) == wanted, name
+        assert all(piece.layout == {"encoding": "utf-8", "delimiter": ",", "columns": ["a", "b"]} for piece in pieces)
+
+
+def test_csv_layout_is_in_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("问;答\n你好;再见\n".encode("gb18030"))
+    result = ingest(tmp_path / "a.csv", format="csv", out=tmp_path / "out")
+    [entry] = result.manifest["inputs"]
+    assert entry["layout"] == {"encoding": "gb18030", "delimiter": ";", "columns": ["问", "答"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from itertools import repeat
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,6 @@ MAX_ROW_CHARS = 64 << 20
 _TOO_LARGE = f"a row of more than {MAX_ROW_CHARS:,} characters"
 _MOST_ALONE = 4096
 
-DELIMITERS = (",", ";", "\t", "|")
-
 
 class Row(NamedTuple):
     """One row of a file: its text with the line end, its number of fields, and the number of its first line, from 1."""
@@ -33,6 +31,7 @@ class Row(NamedTuple):
 class Run(NamedTuple):
     """Consecutive rows that all have the number of fields asked for, and no undecodable bytes: their cells, row after row."""
 
+    num_rows: int
     cells: list[str]
 
 
@@ -101,10 +100,15 @@ class RowScan:
     After a quote that is never closed, or is followed by text, reading resumes at the line after the one that opened it.
     """
 
-    def __init__(self, pieces: Iterator[str], delimiter: str) -> None:
+    def __init__(self, pieces: Iterator[str], delimiter: str, *, num_lines: int = 0, with_cells: bool = True) -> None:
+        """`num_lines`: the lines before the text. `with_cells` False: only the structure is read, runs have no cells."""
         self._pieces, self._delimiter, self._grammar = pieces, delimiter, _grammar(delimiter)
         self._text, self._position, self._ended = "", 0, False
-        self._line = 1
+        self._num_dropped = 0
+        self._with_cells = with_cells
+        self.num_lines = num_lines
+        self.is_long = False
+        """True once a quoted field or a row came up to a limit on characters."""
 
     def rows(self) -> Iterator[Row | BrokenRow]:
         """Yield the rows one by one."""
@@ -114,19 +118,34 @@ class RowScan:
 
     def runs(self, num_fields: int) -> Iterator[Run | Row | BrokenRow]:
         """Yield runs of rows of `num_fields` fields, and between them the other rows one by one."""
+        return chain.from_iterable(self.steps(num_fields))
+
+    def steps(self, num_fields: int) -> Iterator[list[Run | Row | BrokenRow]]:
+        """Yield what `runs` does, in lists after each of which `num_read` and `num_lines` stand behind what was yielded."""
         num_alone = 1
         while self._position < len(self._text) or self._more():
-            self._text, self._position = self._text[self._position :], 0
-            before = self._line
+            self._drop(self._position)
+            before = self.num_lines
+            items: list[Run | Row | BrokenRow] = []
             if (run := self._plain_run(num_fields)) is not None:
-                yield run
+                items.append(run)
             elif (grid := find_cells(self._text, self._delimiter)) is not None:
-                yield from self._take(grid, num_fields)
+                items.extend(self._take(grid, num_fields))
             # What is left is read row by row; the more of it there is, the longer nothing is tried at once.
-            num_alone = 1 if self._line > before + num_alone else min(2 * num_alone, _MOST_ALONE)
+            num_alone = 1 if self.num_lines >= before + num_alone else min(2 * num_alone, _MOST_ALONE)
             for _ in range(num_alone):
                 if self._position < len(self._text) and (row := self._row()) is not None:
-                    yield row
+                    items.append(row)
+            yield items
+
+    @property
+    def num_read(self) -> int:
+        """Characters of the text that are read."""
+        return self._num_dropped + self._position
+
+    def _drop(self, num_chars: int) -> None:
+        self._num_dropped += num_chars
+        self._text, self._position = self._text[num_chars:], 0
 
     def _plain_run(self, num_fields: int) -> Run | None:
         """Return all whole rows held, and go behind them, where there are no quotes, no blank lines and no other widths."""
@@ -137,28 +156,30 @@ class RowScan:
         lines = text.split("\n")
         if "\r" in text or "" in lines or {*map(str.count, lines, repeat(self._delimiter))} != {num_fields - 1}:
             return None
-        if undecodable(text):
+        if self._with_cells and undecodable(text):
             return None
-        self._text, self._line = self._text[end:], self._line + len(lines)
-        return Run(text.replace("\n", self._delimiter).split(self._delimiter))
+        self._drop(end)
+        self.num_lines += len(lines)
+        return Run(len(lines), text.replace("\n", self._delimiter).split(self._delimiter) if self._with_cells else [])
 
     def _take(self, grid: Grid, num_fields: int) -> Iterator[Run | Row]:
         """Yield the rows of a grid of the text held, and go behind them."""
-        text, cells = self._text, _cells(self._text, grid)
-        line, position, done = self._line, 0, 0
+        text, cells = self._text, _cells(self._text, grid) if self._with_cells else []
+        line, position, done = self.num_lines + 1, 0, 0
         for row in (np.diff(grid.row_ends, prepend=0) != num_fields).nonzero()[0].tolist():
             end = int(grid.row_ends[row])
             first = int(grid.row_ends[row - 1]) if row else 0
             if first > done:
-                yield Run(cells[done:first])
+                yield Run((first - done) // num_fields, cells[done:first])
             line += _count_lines(text[position : grid.lines[row]])
             position = int(grid.lines[row])
             physical = _PHYSICAL_LINE.match(text, int(grid.line_ends[row]))
             yield Row(text[position : physical.end() if physical else None], end - first, line)
             done = end
-        if done < len(cells):
-            yield Run(cells[done:] if done else cells)
-        self._position, self._line = grid.length, self._line + grid.num_lines
+        if done < len(grid.starts):
+            yield Run((len(grid.starts) - done) // num_fields, cells[done:] if done else cells)
+        self._position = grid.length
+        self.num_lines += grid.num_lines
 
     def _row(self) -> Row | BrokenRow | None:
         """Return the row at the position; None for an empty line, or where more had to be read first."""
@@ -168,12 +189,13 @@ class RowScan:
         text = match[0]
         self._position = match.end()
         if len(text) > MAX_ROW_CHARS:
-            self._line += _count_lines(text)
-            return BrokenRow("too_large", _TOO_LARGE, text, self._line - _count_lines(text))
+            self.is_long = True
+            self.num_lines += _count_lines(text)
+            return BrokenRow("too_large", _TOO_LARGE, text, self.num_lines - _count_lines(text) + 1)
         if match[1] is None:
             return self._quoted_row(text, self._grammar.quoted.sub("", text).count(self._delimiter) + 1)
-        self._line += 1
-        return Row(text, text.count(self._delimiter) + 1, self._line - 1) if match[1] else None
+        self.num_lines += 1
+        return Row(text, text.count(self._delimiter) + 1, self.num_lines) if match[1] else None
 
     def _quoted_row(self, text: str, num_fields: int) -> Row | BrokenRow:
         num_lines = _count_lines(text)
@@ -181,8 +203,8 @@ class RowScan:
             broken = self._diagnose(self._position - len(text))
             if broken is not None:
                 return broken
-        self._line += num_lines
-        return Row(text, num_fields, self._line - num_lines)
+        self.num_lines += num_lines
+        return Row(text, num_fields, self.num_lines - num_lines + 1)
 
     def _stuck(self) -> BrokenRow | None:
         """Read on where the row may only be cut off by the end of the text held; else return why it cannot be read."""
@@ -207,6 +229,7 @@ class RowScan:
                 if text[end : end + 1] not in ("", self._delimiter, "\r", "\n"):
                     return self._skip(start, position, "csv_quote", "text after a closing quote")
             if end - start > MAX_ROW_CHARS:
+                self.is_long = True
                 return self._skip(start, end, "too_large", _TOO_LARGE)
             if text[end : end + 1] != self._delimiter:
                 return None
@@ -216,6 +239,7 @@ class RowScan:
         return self._ended or self._too_long(self._text[quote:])
 
     def _too_long(self, field: str) -> bool:
+        self.is_long = self.is_long or len(field) > MAX_FIELD_CHARS
         return len(field) > MAX_FIELD_CHARS or field.count("\n") > MAX_FIELD_LINES or field.count("\r") > MAX_FIELD_LINES
 
     def _skip(self, start: int, place: int, reason: str, message: str) -> BrokenRow:
@@ -223,6 +247,7 @@ class RowScan:
         dropped = ""
         while (match := _PHYSICAL_LINE.match(self._text, place)) is None or match.end() == len(self._text):
             if len(self._text) - start > MAX_ROW_CHARS:
+                self.is_long = True
                 dropped = dropped or self._text[start : start + MAX_FIELD_CHARS]
                 start = place = len(self._text) - 1
             if not self._more(keep=start):
@@ -230,8 +255,8 @@ class RowScan:
             place, start = place - start, 0
         end = match.end() if match else len(self._text)
         row = dropped + self._text[start:end]
-        broken = BrokenRow(reason, message, row, self._line)
-        self._line += _count_lines(row)
+        broken = BrokenRow(reason, message, row, self.num_lines + 1)
+        self.num_lines += _count_lines(row)
         self._position = end
         return broken
 
@@ -242,7 +267,8 @@ class RowScan:
         """
         if self._ended:
             return False
-        held = self._text[self._position if keep is None else keep :]
+        self._drop(self._position if keep is None else keep)
+        held = self._text
         pieces, size = [held], 0
         for piece in self._pieces:
             pieces.append(piece)
@@ -254,7 +280,6 @@ class RowScan:
         self._text = "".join(pieces)
         if self._ended and self._text and not self._text.endswith(("\r", "\n")):
             self._text += "\n"
-        self._position = 0
         return bool(self._text)
 
 
@@ -269,19 +294,3 @@ def _cells(text: str, grid: Grid) -> list[str]:
 def _count_lines(text: str) -> int:
     num_feeds = text.count("\n")
     return num_feeds + text.count("\r") - text.count("\r\n") if "\r" in text else num_feeds
-
-
-def sniff_delimiter(head: str) -> str:
-    """Return the delimiter that cuts the head of a file into rows of the most even width; a comma where none does.
-
-    Only a delimiter that stands in the first row counts. `head` should end at a line end.
-    """
-    return max(DELIMITERS, key=lambda delimiter: _evenness(head, delimiter))
-
-
-def _evenness(head: str, delimiter: str) -> tuple[float, int]:
-    rows = list(RowScan(iter((head,)), delimiter).rows())
-    widths = [row.num_fields for row in rows if isinstance(row, Row)]
-    if not widths or widths[0] < 2:
-        return 0.0, 0
-    return widths.count(widths[0]) / len(rows), widths[0]

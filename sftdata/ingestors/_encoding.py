@@ -52,15 +52,16 @@ def stream_encoding(file: InputFile) -> str | None:
         return marked_encoding(stream.read(4))
 
 
-def decode_stream(stream: BinaryIO, encoding: str) -> Iterator[str]:
+def decode_stream(stream: BinaryIO, encoding: str, *, begins: bool = True) -> Iterator[str]:
     """Yield the stream's text in pieces of at most a few MB, without its byte order mark.
 
-    A mark wins over `encoding`. Undecodable bytes become U+DC80 … U+DCFF.
+    A mark wins over `encoding`; where the stream is a later piece of a file (`begins` False) none is looked for. Undecodable
+    bytes become U+DC80 … U+DCFF.
     """
     blocks = _blocks(stream)
     head = next(blocks, b"")
-    encoding = marked_encoding(head) or encoding
-    if encoding == "utf-8":
+    encoding = (marked_encoding(head) if begins else None) or encoding
+    if encoding == "utf-8" and begins:
         head = head.removeprefix(codecs.BOM_UTF8)
     decoder = codecs.getincrementaldecoder(encoding)("sftdata_escape" if encoding.startswith("utf-") else "surrogateescape")
     for block in chain((head,), blocks):

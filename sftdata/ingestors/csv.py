@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, repeat
-from typing import NamedTuple
+from itertools import count, repeat
+from typing import Any, NamedTuple
 
 from sftdata.errors import DataError, RecipeError
-from sftdata.ingestors._csv_rows import BrokenRow, Row, RowScan, Run, sniff_delimiter, split_fields
+from sftdata.ingestors import _csv_pieces
+from sftdata.ingestors._csv_rows import BrokenRow, Row, RowScan, Run, split_fields
 from sftdata.ingestors._encoding import (
     decode_stream,
     detect_encoding,
@@ -19,8 +20,11 @@ from sftdata.ingestors._encoding import (
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
 from sftdata.schemas import QUARANTINE_BYTES
-from sftdata.sources import InputFile, bare_suffix
+from sftdata.sources import InputFile, Piece, bare_suffix
 
+_DELIMITERS = (",", ";", "\t", "|")
+_PLAIN_ENCODINGS = ("utf-8", "cp1252")
+"""Encodings in which an ASCII byte is never part of another character."""
 _HEAD_CHARS = 1 << 16
 """Characters by which the delimiter is told."""
 
@@ -31,7 +35,39 @@ class _Layout(NamedTuple):
     encoding: str
 
 
-@ingestor(suffixes=(".csv", ".tsv"), libraries=("numpy",))
+def sniff(
+    file: InputFile,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool = True,
+    columns: list[str] | None = None,
+) -> dict[str, Any]:
+    """Return encoding, delimiter and columns of a file; raises as `csv_` does."""
+    codec = stream_encoding(file) or (text_encoding(encoding) if encoding else detect_encoding(file))
+    separator = _delimiter(file, delimiter, codec)
+    with file.open() as stream:
+        first = next(RowScan(decode_stream(stream, codec), separator).rows(), None)
+    if first is None:
+        raise DataError(f"{file.path}: is empty")
+    return {"encoding": codec, "delimiter": separator, "columns": _names(file, first, separator, header, columns)}
+
+
+def row_pieces(file: InputFile, **options: Any) -> list[Piece]:
+    """Return the pieces of a large CSV file; none for a small or compressed one, and where bytes do not tell characters."""
+    plain = not file.member and bare_suffix(file.name) == file.path.suffix.lower()
+    if not plain or file.path.stat().st_size < 2 * _csv_pieces.PIECE_BYTES:
+        return []
+    layout = sniff(file, **options)
+    codec, separator = layout["encoding"], layout["delimiter"]
+    # In GB18030 the second byte of a character may look like any ASCII character from 0 on, the usual delimiters aside.
+    if not (codec in _PLAIN_ENCODINGS and separator.isascii()) and not (codec == "gb18030" and separator in ",;\t"):
+        return []
+    pieces = _csv_pieces.cut(file, separator, len(layout["columns"]), codec, skip_header=options.get("header", True))
+    return [piece._replace(layout=layout) for piece in pieces]
+
+
+@ingestor(suffixes=(".csv", ".tsv"), libraries=("numpy",), pieces=row_pieces, sniff=sniff)
 def csv_(
     file: InputFile,
     *,
@@ -48,21 +84,21 @@ def csv_(
     fields, bytes outside the encoding, and a quote that is never closed (or spans 1,000 lines or 8 MiB); reading goes on at the
     next line. Raises DataError for an empty file and for a header with empty or double names.
     """
-    codec = stream_encoding(file) or (text_encoding(encoding) if encoding else detect_encoding(file))
-    separator = _delimiter(file, delimiter, codec)
+    piece = file.piece or Piece(0, 0, 0, 0)
+    found = piece.layout or file.layout
+    found = found or sniff(file, delimiter=delimiter, encoding=encoding, header=header, columns=columns)
+    layout = _Layout(found["columns"], found["delimiter"], found["encoding"])
     with file.open() as stream:
-        scan = RowScan(decode_stream(stream, codec), separator)
-        first = next(scan.rows(), None)
-        if first is None:
-            raise DataError(f"{file.path}: is empty")
-        names = _names(file, first, separator, header, columns)
-        rows = scan.runs(len(names))
-        yield from _records(rows if header else chain((first,), rows), _Layout(names, separator, codec))
+        text = decode_stream(stream, layout.encoding, begins=file.piece is None)
+        scan = RowScan(text, layout.delimiter, num_lines=piece.first_line)
+        if header and not file.piece:
+            next(scan.rows())
+        yield from _records(scan.runs(len(layout.names)), layout, piece.first_record)
 
 
 def _delimiter(file: InputFile, delimiter: str | None, codec: str) -> str:
     if delimiter is None:
-        return "\t" if bare_suffix(file.name) == ".tsv" else sniff_delimiter(_head(file, codec))
+        return "\t" if bare_suffix(file.name) == ".tsv" else _sniff_delimiter(_head(file, codec))
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise RecipeError(f"delimiter {delimiter!r} is not one character other than a quote or a line end")
     return delimiter
@@ -96,8 +132,8 @@ def _names(file: InputFile, first: Row | BrokenRow, delimiter: str, header: bool
     return names
 
 
-def _records(rows: Iterable[Run | Row | BrokenRow], layout: _Layout) -> Iterator[Record | Bad]:
-    number = 0
+def _records(rows: Iterable[Run | Row | BrokenRow], layout: _Layout, number: int) -> Iterator[Record | Bad]:
+    """Yield what becomes of rows, numbered from `number`."""
     width = len(layout.names)
     for item in rows:
         if isinstance(item, Run):
@@ -105,7 +141,7 @@ def _records(rows: Iterable[Run | Row | BrokenRow], layout: _Layout) -> Iterator
             fields = map(dict, map(zip, repeat(layout.names), cells))
             # Record(…) for each, without a step of the interpreter
             yield from map(tuple.__new__, repeat(Record), zip(map(str, count(number)), fields, strict=False))
-            number += len(item.cells) // width
+            number += item.num_rows
             continue
         row = _judged(item, layout)
         if isinstance(row, BrokenRow):
@@ -127,3 +163,19 @@ def _judged(row: Row | BrokenRow, layout: _Layout) -> list[str] | BrokenRow | No
     if undecodable(row.text):
         return BrokenRow("encoding", f"bytes that are not {layout.encoding}", row.text, row.line)
     return split_fields(row.text, layout.delimiter)
+
+
+def _sniff_delimiter(head: str) -> str:
+    """Return the delimiter that cuts the head of a file into rows of the most even width; a comma where none does.
+
+    Only a delimiter that stands in the first row counts. `head` should end at a line end.
+    """
+    return max(_DELIMITERS, key=lambda delimiter: _evenness(head, delimiter))
+
+
+def _evenness(head: str, delimiter: str) -> tuple[float, int]:
+    rows = list(RowScan(iter((head,)), delimiter).rows())
+    widths = [row.num_fields for row in rows if isinstance(row, Row)]
+    if not widths or widths[0] < 2:
+        return 0.0, 0
+    return widths.count(widths[0]) / len(rows), widths[0]
