@@ -110,7 +110,7 @@ def test_section_lists_its_keys_with_defaults(heading: str) -> None:
 
 
 def test_train_lists_its_keys_with_defaults() -> None:
-    defaults = {field.name: () if field.default is MISSING else field.default for field in fields(TrainSettings)}
+    defaults = {field.name.rstrip("_"): () if field.default is MISSING else field.default for field in fields(TrainSettings)}
     rows = {row[0].strip("`"): row for row in RECIPE["train"]}
     assert rows.pop("seed")[1] == "the recipe's" and defaults.pop("seed") == Recipe.model_fields["seed"].default
     assert_rows(list(rows.values()), {name: (None, list(value) if value == () else value) for name, value in defaults.items()})

@@ -223,7 +223,7 @@ def test_python_example_runs(played: Played) -> None:
 
 
 def test_commands_names_and_files_in_the_text_are_real() -> None:
-    commands = re.findall(r"^\| `sftdata (\w+)", README, re.MULTILINE)
+    commands = re.findall(r"^\| `sftdata ([\w-]+)", README, re.MULTILINE)
     assert sorted(commands) == sorted(main.commands)
     options = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
     assert set(re.findall(r"`(--[a-z-]+)", README)) <= options
