@@ -25,7 +25,8 @@ from sftdata.recipe_loader import Loaded
 from sftdata.run_record import REPORT_FILE, RUN_FILE
 from sftdata.scanning import describe_files
 from sftdata.schemas import FORMAT_VERSION, LEDGER, LINEAGE, QUARANTINE
-from sftdata.shards import MANIFEST, sealed, shard_name, write_split_metadata
+from sftdata.sealing import sealed
+from sftdata.shards import MANIFEST, shard_name, write_split_metadata
 from sftdata.tables import read_batches
 from sftdata.tasks import Planned, Prepared, category_of, shard_columns
 from sftdata.work import ENTRY, Task, code_fingerprint, fingerprint

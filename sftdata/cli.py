@@ -97,6 +97,7 @@ for command in (
     look.verify,
     look.report,
     keep.export,
+    keep.publish,
     keep.repair,
     keep.gc,
     model.train,

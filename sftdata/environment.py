@@ -19,7 +19,7 @@ from sftdata import progress, storage
 from sftdata.errors import DamagedError, WorkerError
 from sftdata.formatting import Documents
 from sftdata.records import Bad, InvalidRecord, Record
-from sftdata.shards import read_sealed, sealed
+from sftdata.sealing import read_sealed, sealed
 from sftdata.work import Task
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from sftdata.exporters._job import Job
 from sftdata.exporters.jsonl import FORMS
 from sftdata.recipe import Recipe
 from sftdata.run_record import RUN_FILE
-from sftdata.shards import Shards, open_shards, read_sealed, sealed
+from sftdata.sealing import read_sealed, sealed
+from sftdata.shards import Shards, open_shards
 from sftdata.views.verify import verify
 
 EXPORT_FILE = "export.json"

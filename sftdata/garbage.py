@@ -20,7 +20,8 @@ from sftdata.errors import DamagedError, DataError, LockedError, StorageError
 from sftdata.origins import ORIGINS_FILE, read_origins
 from sftdata.pipeline import STAGES, WORK_FOLDER, plan_build
 from sftdata.recipe_loader import Loaded, load_recipe
-from sftdata.shards import MANIFEST, read_sealed
+from sftdata.sealing import read_sealed
+from sftdata.shards import MANIFEST
 from sftdata.work import fingerprint, remove_leftovers
 
 DEFAULT = Path("shards") / WORK_FOLDER

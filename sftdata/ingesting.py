@@ -17,12 +17,13 @@ from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.environment import is_pinned, with_pins
 from sftdata.errors import ConservationError, DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.pipeline import WORK_FOLDER, task_runner
+from sftdata.pipeline import REMOTE, WORK_FOLDER, task_runner
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
 from sftdata.scanning import Part, check_unchanged, describe_files, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
-from sftdata.shards import MANIFEST, sealed, shard_name, write_dataset_state
+from sftdata.sealing import sealed
+from sftdata.shards import MANIFEST, shard_name, write_dataset_state
 from sftdata.step_origin import StepOrigin
 from sftdata.tables import read_batches
 from sftdata.tasks import prepare_task
@@ -70,7 +71,7 @@ def ingest(
     with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
         storage.remove_staged(output)
-        parts = scan([source], Path(), exclude=(output, work), allow_code=allow_code)
+        parts = scan([source], Path(), exclude=(output, work), remote=work / REMOTE, allow_code=allow_code)
         tasks, summaries = _read(parts, work, workers, allow_code)
         check_sources([part.source.name for part in parts], summaries)
         check_some_kept(add_counts(summaries), [task.entry / QUARANTINE_FILE for task in tasks])

@@ -60,6 +60,8 @@ STAGES = {
 """Stage → the function that carries out one of its tasks."""
 
 WORK_FOLDER = ".sftdata-work"
+REMOTE = "remote"
+"""In the work folder: copies of inputs that URLs name."""
 Accept = Callable[[dict[str, Any]], None]
 """Sees a manifest before its folder is published, and raises where it should not be."""
 
@@ -257,7 +259,8 @@ def load(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: bool
 
 
 def _scan(loaded: Loaded, output: Path, work: Path) -> list[Part]:
-    return scan(loaded.recipe.sources, loaded.folder, exclude=(output, work), allow_code=loaded.allow_code)
+    exclude, remote = (output, work), work / REMOTE
+    return scan(loaded.recipe.sources, loaded.folder, exclude, remote=remote, allow_code=loaded.allow_code)
 
 
 def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> tuple[Path, Path]:

@@ -18,6 +18,7 @@ from sftdata.errors import RecipeError, suggest
 from sftdata.recipe import DEDUP, Recipe, StepSpec
 from sftdata.recipe_dedup import Dedup
 from sftdata.recipe_places import Places, explain
+from sftdata.remote import is_url
 from sftdata.strict_yaml import Place
 from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
 from sftdata.trainer.settings import TrainSettings
@@ -172,8 +173,10 @@ def _from_here(value: Any, folder: Path) -> Any:
     """Return a path, or paths, given relative to the current folder as the recipe would write them."""
     if isinstance(value, list):
         return [_from_here(item, folder) for item in value]
-    here = isinstance(value, str) and not value.startswith("hub:") and value not in (TOKENIZER_DEFAULT, *built_in_names())
-    return os.path.relpath(Path(value).expanduser(), folder) if here else value
+    if not isinstance(value, str) or is_url(value) or value.startswith("hub:"):
+        return value
+    named = value in (TOKENIZER_DEFAULT, *built_in_names())
+    return value if named else os.path.relpath(Path(value).expanduser(), folder)
 
 
 def _source_named(recipe: dict[str, Any], name: str, override: str) -> tuple[dict[str, Any], Place]:

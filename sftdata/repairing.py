@@ -15,7 +15,8 @@ from sftdata.errors import DamagedError, DataError
 from sftdata.pipeline import build
 from sftdata.recipe_loader import Loaded, load_recipe
 from sftdata.run_record import REPORT_FILE, RUN_FILE, damaged_record
-from sftdata.shards import MANIFEST, find_build, open_shards, read_sealed
+from sftdata.sealing import read_sealed
+from sftdata.shards import MANIFEST, find_build, open_shards
 from sftdata.views.verify import verify
 
 RECIPE_FILE = "recipe.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 from sftdata import __version__, storage
 from sftdata.errors import DamagedError
 from sftdata.recipe_loader import Loaded
-from sftdata.shards import read_sealed, sealed
+from sftdata.sealing import read_sealed, sealed
 
 RUN_FILE = ".sftdata/run.json"
 REPORT_FILE = "report.html"

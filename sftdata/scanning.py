@@ -10,6 +10,7 @@ from typing import Any
 from sftdata import registry, storage, work
 from sftdata.errors import DataError
 from sftdata.recipe import Source
+from sftdata.remote import copy_inputs, is_url
 from sftdata.sources import InputFile, Piece, list_files
 
 
@@ -34,19 +35,20 @@ class Part:
         return work.Read(str(self.file.path), start, length, self.digest, stamp)
 
 
-def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, allow_code: bool = False) -> list[Part]:
+def scan(
+    sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, remote: Path | None = None, allow_code: bool = False
+) -> list[Part]:
     """Return the parts of all sources, in the order given and, inside a source, of the files' names.
 
-    `folder` is what the sources' paths are relative to; folders in `exclude` are not read. Raises DataError where a path
-    matches nothing or a file cannot be read.
+    `folder` is what the sources' paths are relative to; folders in `exclude` are not read; what URLs name is copied into
+    `remote` first. Raises DataError where a path matches nothing or a file cannot be read.
     """
     parts: list[Part] = []
     seen: dict[Path, tuple[tuple[int, int], str]] = {}
     for source in sources:
         step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
-        paths = [folder / Path(path).expanduser() for path in source.path]
         try:
-            files = list_files(paths, step.suffixes, exclude)
+            files = list_files([_locate(path, folder, remote) for path in source.path], step.suffixes, exclude)
         except DataError as error:
             raise DataError(f"source {source.name!r}: {error}") from error
         for file in files:
@@ -54,6 +56,14 @@ def scan(sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, al
                 seen[file.path] = storage.stamp(file.path), storage.file_digest(file.path)
             parts.extend(_parts(source, file, step, *seen[file.path]))
     return parts
+
+
+def _locate(path: str, folder: Path, remote: Path | None) -> Path:
+    if not is_url(path):
+        return folder / Path(path).expanduser()
+    if remote is None:
+        raise DataError(f"{path}: is copied by builds only; name a path here")
+    return copy_inputs(path, remote)
 
 
 def _parts(source: Source, file: InputFile, step: registry.Step, stamp: tuple[int, int], digest: str) -> Iterator[Part]:

@@ -7,7 +7,6 @@ A shard is an uncompressed Arrow IPC *stream* of list columns: `datasets.load_fr
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError
+from sftdata.mirroring import MANIFEST as MANIFEST
+from sftdata.mirroring import mirror
+from sftdata.remote import is_url
 from sftdata.schemas import FORMAT_VERSION
+from sftdata.sealing import read_sealed
 from sftdata.tables import read_batches
 
-MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
 """Rows a record batch: fixed, since the bytes of a stream depend on it."""
 
@@ -94,40 +95,6 @@ def _list_feature(kind: pa.ListType) -> dict[str, Any]:
 
 def _dtype_name(kind: pa.DataType) -> str:
     return {"float": "float32"}.get(str(kind), str(kind))
-
-
-def sealed(value: Mapping[str, Any]) -> bytes:
-    """Return JSON bytes of `value` whose last key `xxh3` is the hash of the rest."""
-    body = {key: item for key, item in value.items() if key != "xxh3"}
-    digest = xxhash.xxh3_128(_json_bytes(body)).hexdigest()
-    return _json_bytes({**body, "xxh3": digest})
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a JSON file written by `sealed`; raises DamagedError where a byte of it changed."""
-    try:
-        data = path.read_bytes()
-        value = json.loads(data.decode("utf-8"))
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path}: missing") from error
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict) or not _is_sealed(data):
-        raise DamagedError(f"{path}: does not match its own checksum")
-    return value
-
-
-def _is_sealed(data: bytes) -> bool:
-    """Say whether JSON bytes end in the hash of the bytes that they are without it."""
-    if data.startswith(b'{\n "xxh3": '):
-        return data == sealed({})
-    body, mark, seal = data.rpartition(b',\n "xxh3": ')
-    digest = xxhash.xxh3_128_hexdigest(body + b"\n}\n").encode("ascii")
-    return bool(mark) and seal == b'"' + digest + b'"\n}\n'
 
 
 @dataclass(frozen=True)
@@ -235,10 +202,10 @@ def find_build(path: Path) -> Path:
 def open_shards(path: str | Path) -> Shards:
     """Open a finished build for reading.
 
-    A folder that is no build but holds exactly one stands for it. Raises DataError where there is none, DamagedError where its
-    manifest is damaged or of a newer format.
+    A folder that is no build but holds exactly one stands for it. A build that was published at a URL is copied to this machine
+    once. Raises DataError where there is none, DamagedError where its manifest is damaged or of a newer format.
     """
-    folder = find_build(Path(path))
+    folder = mirror(str(path)) if is_url(path) else find_build(Path(path))
     manifest = read_sealed(folder / MANIFEST)
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:

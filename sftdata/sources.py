@@ -246,7 +246,8 @@ def _glob(pattern: Path, excluded: set[Path]) -> tuple[list[Path], Path]:
     base = next(parent for parent in pattern.parents if parent.is_dir() or parent == parent.parent)
     names = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
     files = [path for path in (base / name for name in names) if path.is_file()]
-    matches = [path for path in files if excluded.isdisjoint(path.resolve().parents)]
+    around = {base.resolve(), *base.resolve().parents}  # what the pattern itself lies in is not left out
+    matches = [path for path in files if (excluded - around).isdisjoint(path.resolve().parents)]
     if not matches:
         raise DataError(f"{pattern}: matches no file")
     return matches, base

@@ -21,7 +21,7 @@ from sftdata.pipeline import begun, load, perform, tell
 from sftdata.recipe_loader import Loaded
 from sftdata.registry import outside_modules
 from sftdata.runner import DECISIONS, Summary
-from sftdata.shards import read_sealed
+from sftdata.sealing import read_sealed
 from sftdata.tasks import Planned, TaskMaker
 from sftdata.work import ENTRY, Task, without_leftovers
 

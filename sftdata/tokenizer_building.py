@@ -13,7 +13,7 @@ from sftdata import storage
 from sftdata.environment import with_pins
 from sftdata.errors import DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.pipeline import WORK_FOLDER, task_runner, tell
+from sftdata.pipeline import REMOTE, WORK_FOLDER, task_runner, tell
 from sftdata.recipe_loader import load_recipe
 from sftdata.runner import Runner, Summary
 from sftdata.scanning import Part, check_unchanged, scan
@@ -157,7 +157,8 @@ def _from_recipe(
     output = Path(loaded.recipe.output or f"shards/{loaded.recipe.name}").resolve()
     work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
     with storage.in_use(storage.make_folder(work)):
-        parts = scan(loaded.recipe.sources, loaded.folder, exclude=(output, work), allow_code=allow_code)
+        exclude, remote = (output, work), work / REMOTE
+        parts = scan(loaded.recipe.sources, loaded.folder, exclude, remote=remote, allow_code=loaded.allow_code)
         executor = choose_executor(workers, parts)
         with without_leftovers(work), closing(executor):
             task, facts = with_pins(lambda: _tell_up_to_tokenizer(TaskMaker(loaded, work), task_runner(executor), parts))

@@ -28,7 +28,7 @@ import xxhash
 
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError, RecipeError, StorageError
-from sftdata.shards import read_sealed, sealed
+from sftdata.sealing import read_sealed, sealed
 
 ENTRY = "entry.json"
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ["--help", "--json"],
     "why": ["--help", "--json"],
     "export": ["--allow-code", "--form", "--help", "--json", "--out", "--to", "--work-dir"],
+    "publish": ["--help", "--json", "--prune"],
     "repair": ["--allow-code", "--help", "--json", "--recipe", "--set", "--work-dir", "--workers"],
     "tokenizer": ["--help"],
     "gc": ["--allow-code", "--dry-run", "--help", "--json", "--work-dir"],

@@ -20,7 +20,7 @@ from sftdata.commands.keep import CONSUMERS
 from sftdata.errors import DamagedError, DataError, RecipeError
 from sftdata.exporters import EXPORTERS
 from sftdata.exporting import EXPORT_FILE, export
-from sftdata.shards import read_sealed
+from sftdata.sealing import read_sealed
 from sftdata.views.decoding import Decoder
 
 IGNORE = -100

@@ -77,7 +77,7 @@ def test_steps_never_import_each_other(package: str) -> None:
 
 
 HEAVY = ["torch", "transformers", "datasets", "pandas", "peft", "accelerate", "bs4", "trafilatura", "sqlparse", "matplotlib"]
-HEAVY += ["ray"]
+HEAVY += ["ray", "fsspec"]
 
 
 def test_heavy_libraries_are_imported_late_and_torch_only_by_the_trainer() -> None:
@@ -90,7 +90,8 @@ def test_heavy_libraries_are_imported_late_and_torch_only_by_the_trainer() -> No
                 assert name.startswith("trainer.") or not top, f"{name} imports {root} at the top"
                 assert root not in ("torch", "peft", "accelerate") or name.startswith("trainer."), f"{name} imports {root}"
                 assert root != "ray" or name == "executors.ray", f"{name} imports {root}"
-    assert {"torch", "transformers", "sqlparse", "bs4", "ray"} <= seen
+                assert root != "fsspec" or name == "remote", f"{name} imports {root}"
+    assert {"torch", "transformers", "pandas", "sqlparse", "bs4", "ray", "fsspec"} <= seen
 
 
 def test_late_imports_of_our_own_modules_are_few_and_known() -> None:

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sftdata
-from sftdata.shards import Shards, read_sealed
+from sftdata.sealing import read_sealed
+from sftdata.shards import Shards
 from sftdata.views import composition, figures, reasons, report
 from sftdata.views.page import percent
 

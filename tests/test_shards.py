@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError
 from sftdata.schemas import FORMAT_VERSION
+from sftdata.sealing import read_sealed, sealed
 from sftdata.shards import (
     BATCH_ROWS,
     COLUMN_TYPES,
@@ -23,8 +24,6 @@ from sftdata.shards import (
     find_build,
     list_column,
     open_shards,
-    read_sealed,
-    sealed,
     shard_name,
     write_shard,
     write_split_metadata,

@@ -16,7 +16,7 @@ from train_fixture import TINY_LLAMA, Build, Document, counting_rows, save_token
 from sftdata import storage
 from sftdata.cli import main
 from sftdata.errors import RecipeError, TrainingError
-from sftdata.shards import sealed
+from sftdata.sealing import sealed
 from sftdata.trainer import TrainResult, TrainSettings, generate, merge_lora, run
 from sftdata.trainer.sampling import load_trained
 

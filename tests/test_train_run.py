@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError, LockedError, RecipeError, SftdataError, TokenizerError, TrainingError
-from sftdata.shards import MANIFEST, open_shards, sealed
+from sftdata.sealing import sealed
+from sftdata.shards import MANIFEST, open_shards
 from sftdata.trainer import TrainResult, run
 from sftdata.trainer.model import Precision, make_model
 

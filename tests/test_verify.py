@@ -11,7 +11,7 @@ import pytest
 
 import sftdata
 from sftdata.run_record import REPORT_FILE, RUN_FILE
-from sftdata.shards import sealed
+from sftdata.sealing import sealed
 from sftdata.views import verify as verifying
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sftdata import screen
-from sftdata.commands.options import code_option, json_option, out_option, set_option, work_dir_option, workers_option
+from sftdata.commands.options import PLACE, code_option, json_option, out_option, set_option, work_dir_option, workers_option
 
 if TYPE_CHECKING:
     from sftdata.recipe_loader import Loaded
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=PLACE)
 @click.option("--format", "format_name", required=True, metavar="html|csv|sql|jsonl", help="How the files are read.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the format, as select=article.")
 @out_option
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @code_option
 @json_option
 def ingest(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     format_name: str,
     options: Sequence[str],
     out: Path | None,

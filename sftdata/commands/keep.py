@@ -1,4 +1,4 @@
-"""The commands that keep and hand on what was built: `export`, `repair` and `gc`."""
+"""The commands that keep and hand on what was built: `export`, `publish`, `repair` and `gc`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from pathlib import Path
 import click
 
 from sftdata import screen
-from sftdata.commands.options import code_option, json_option, set_option, work_dir_option, workers_option
+from sftdata.commands.options import PLACE, code_option, json_option, set_option, work_dir_option, workers_option
 
 CONSUMERS = "trl|axolotl|llamafactory|parquet|megatron|jsonl"
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @click.option("--to", required=True, metavar=CONSUMERS, help="The program or format.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write; must be new or empty.")
 @click.option("--form", default="openai", show_default=True, metavar="openai|sharegpt", help="How jsonl writes dialogues.")
 @work_dir_option
 @code_option
 @json_option
-def export(shards: Path, to: str, out: Path, form: str, work_dir: Path | None, allow_code: bool, as_json: bool) -> None:
+def export(
+    shards: str | Path, to: str, out: Path, form: str, work_dir: Path | None, allow_code: bool, as_json: bool
+) -> None:
     """Write a build's data, with a ready configuration, for another program."""
     from sftdata.exporting import export as run
 
@@ -35,6 +37,23 @@ def export(shards: Path, to: str, out: Path, form: str, work_dir: Path | None, a
     for line in done.notes:
         screen.note(click.style("note: ", fg="yellow") + line)
     screen.note(f"{done.folder}: {len(done.files)} files for {done.to}; README.md says how to use them")
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("url")
+@click.option("--prune", is_flag=True, help="Remove what was published there before.")
+@json_option
+def publish(shards: Path, url: str, prune: bool, as_json: bool) -> None:
+    """Copy a build to an object store, where inspect, verify and train read it by its URL."""
+    from sftdata.publishing import publish as run
+
+    done = run(shards, url, prune=prune)
+    if as_json:
+        screen.show_json(done._asdict())
+    for name in done.removed:
+        screen.note(f"removed: {done.url}/{name}")
+    screen.note(f"{done.url}: published, {done.num_uploaded:,} of {done.num_files:,} files copied")
 
 
 @click.command()

@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 from sftdata import screen
-from sftdata.commands.options import json_option
+from sftdata.commands.options import PLACE, json_option
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @click.option("--split", default="train", show_default=True, help="The split.")
 @click.option("--row", type=int, default=0, show_default=True, help="The row, from 0.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write the row as a page to this file.")
 @json_option
-def inspect(shards: Path, split: str, row: int, page: Path | None, as_json: bool) -> None:
+def inspect(shards: str | Path, split: str, row: int, page: Path | None, as_json: bool) -> None:
     """Show one row: what is trained, where documents begin, and where each came from."""
     from sftdata.shards import open_shards
     from sftdata.views.decoding import as_json as jsonable
@@ -35,10 +35,10 @@ def inspect(shards: Path, split: str, row: int, page: Path | None, as_json: bool
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @click.argument("id_or_text")
 @json_option
-def why(shards: Path, id_or_text: str, as_json: bool) -> None:
+def why(shards: str | Path, id_or_text: str, as_json: bool) -> None:
     """Tell the life of one raw record: read, edited, dropped or packed, and why."""
     from sftdata.views.decoding import as_json as jsonable
     from sftdata.views.why import why as run
@@ -48,10 +48,10 @@ def why(shards: Path, id_or_text: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, shards: Path, as_json: bool) -> None:
+def verify(ctx: click.Context, shards: str | Path, as_json: bool) -> None:
     """Check every file, every count and every mask of a build; exit 1 where something is wrong."""
     from sftdata.views.verify import verify as run
 
@@ -69,10 +69,10 @@ def verify(ctx: click.Context, shards: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the page to this file.")
 @json_option
-def report(shards: Path, out: Path | None, as_json: bool) -> None:
+def report(shards: str | Path, out: Path | None, as_json: bool) -> None:
     """Show where every record of a build went, and where its report page lies."""
     from sftdata.views.report import funnel_lines, write_report
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from sftdata import screen
-from sftdata.commands.options import code_option, json_option, out_option
+from sftdata.commands.options import PLACE, code_option, json_option, out_option
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=PLACE)
 @out_option
 @click.option("--set", "overrides", multiple=True, metavar="A=B", help="Override a key of the recipe's train section.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Take the train section from this recipe.")
@@ -21,7 +21,7 @@ from sftdata.commands.options import code_option, json_option, out_option
 @code_option
 @json_option
 def train(
-    shards: Path, *, out: Path | None, recipe: Path | None, resume: bool, plan_only: bool, as_json: bool, **options: Any
+    shards: str | Path, *, out: Path | None, recipe: Path | None, resume: bool, plan_only: bool, as_json: bool, **options: Any
 ) -> None:
     """Train a model on shards: model, curves, samples."""
     from sftdata.training import plan

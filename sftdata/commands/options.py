@@ -5,8 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+
+
+class _Place(click.ParamType[str | Path]):
+    """A path, or a URL, which stays the text that it is."""
+
+    name = "path"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        """Return a URL as text, anything else as a path."""
+        return value if "://" in str(value) else Path(value)
+
+
+PLACE = _Place()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print machine output on stdout.")
 

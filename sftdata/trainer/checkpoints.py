@@ -9,7 +9,7 @@ from typing import Any
 
 from sftdata import storage
 from sftdata.errors import DamagedError, TrainingError
-from sftdata.shards import read_sealed, sealed
+from sftdata.sealing import read_sealed, sealed
 
 RECORD = "checkpoint.json"
 STATE = "trainer.pt"

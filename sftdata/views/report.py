@@ -14,7 +14,8 @@ from sftdata import storage
 from sftdata.errors import DamagedError
 from sftdata.mask_lint import findings
 from sftdata.run_record import REPORT_FILE, RUN_FILE
-from sftdata.shards import Shards, open_shards, read_sealed
+from sftdata.sealing import read_sealed
+from sftdata.shards import Shards, open_shards
 from sftdata.views import figures
 from sftdata.views.composition import Composition, fill_curve, read_composition
 from sftdata.views.page import fill_page

@@ -10,6 +10,8 @@ import numpy as np
 
 from sftdata.accounting import check_conservation
 from sftdata.errors import ConservationError, DamagedError
+from sftdata.mirroring import copied
+from sftdata.remote import is_url
 from sftdata.run_record import REPORT_FILE, RUN_FILE, damaged_record
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import MANIFEST, Shards, Split, find_build, open_shards
@@ -36,7 +38,13 @@ class Verified(NamedTuple):
 
 
 def verify(shards: str | Path) -> Verified:
-    """Check a build: checksums, row conservation, mask invariants. Raises DataError where there is no build."""
+    """Check a build: checksums, row conservation, mask invariants. Raises DataError where there is no build.
+
+    One that was published at a URL is copied anew for that, and removed again.
+    """
+    if is_url(shards):
+        with copied(str(shards)) as folder:
+            return verify(folder)._replace(folder=str(shards))
     folder = find_build(Path(shards))
     try:
         opened = open_shards(folder)
