@@ -26,7 +26,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from sftdata import schemas, shards, storage
+from sftdata import schemas, sealing, shards, storage
 from sftdata.trainer import TrainSettings
 from sftdata.trainer.data import PlannedUpdates, choose_collator, update_loader
 from sftdata.trainer.job import prepare
@@ -111,7 +111,7 @@ def write_shards(folder: Path, rows: Iterable[list[np.ndarray]], *, packed: bool
     fast.save_pretrained(str(folder / "tokenizer"))
     split = {"columns": columns, "rows": len(rows), "files": [name], "bucket_rows": [len(rows)]}
     manifest = {"format_version": schemas.FORMAT_VERSION, "name": "benchmark", "splits": {"train": split}, "files": []}
-    storage.write_bytes(folder / shards.MANIFEST, shards.sealed(manifest))
+    storage.write_bytes(folder / shards.MANIFEST, sealing.sealed(manifest))
     return folder
 
 

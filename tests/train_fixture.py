@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sftdata import schemas, shards, storage
+from sftdata import schemas, sealing, shards, storage
 from sftdata.trainer import TrainSettings
 
 # Models this small are slower on two threads than on one, by far so while another process keeps a core busy.
@@ -150,5 +150,5 @@ def write_build(folder: Path, build: Build) -> Path:
         for path in sorted(folder.rglob("*")) if path.is_file()
     ]
     manifest = {"format_version": schemas.FORMAT_VERSION, "name": "tiny", "splits": splits, "files": files}
-    storage.write_bytes(folder / shards.MANIFEST, shards.sealed(manifest))
+    storage.write_bytes(folder / shards.MANIFEST, sealing.sealed(manifest))
     return folder
