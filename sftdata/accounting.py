@@ -17,6 +17,10 @@ MIN_BAD_ROWS = 10
 """Quarantined rows below which `limits.max_bad` does not act: a share means nothing on a handful."""
 
 
+ASKED_FOR = ("drop:left_out", "drop:without:removed")
+"""Drops that `limits.max_drop` does not count: what the mixture leaves out, and records removed by name."""
+
+
 def add_counts(summaries: Iterable[dict[str, Any]]) -> Counts:
     """Return the sum of the counts of a stage's tasks, by name."""
     total: Counter[str] = Counter(kept=0, dropped=0, quarantined=0)
@@ -32,7 +36,7 @@ def check_limits(stage: str, counts: Counts, limits: Limits, quarantines: Sequen
     """
     num_rows = counts.get("records", counts.get("rows", 0))
     num_bad = counts.get("quarantined", 0)
-    num_dropped = counts.get("dropped", 0) - counts.get("drop:left_out", 0)  # what the mixture leaves out was asked for
+    num_dropped = counts.get("dropped", 0) - sum(counts.get(name, 0) for name in ASKED_FOR)
     if num_bad >= MIN_BAD_ROWS and num_bad > limits.max_bad * num_rows:
         raise DataError(
             f"{stage}: {num_bad:,} of {num_rows:,} rows cannot be used ({_reasons(counts, 'quarantine:')}); limits.max_bad is "

@@ -36,6 +36,7 @@ from sftdata.planning import plan
 from sftdata.preparing import prepare_part
 from sftdata.recipe_loader import Loaded, load_recipe
 from sftdata.remaking import tokenize_parts
+from sftdata.removing import Removals, removed_rows
 from sftdata.resolving import resolve
 from sftdata.run_record import damaged_record, describe_run, origin_of, write_run_record
 from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
@@ -96,6 +97,7 @@ def build(
     ray_address: str | None = None,
     work_dir: str | Path | None = None,
     limit: int | None = None,
+    without: Sequence[str] = (),
     allow_code: bool = False,
     accept: Accept | None = None,
 ) -> BuildResult:
@@ -103,21 +105,23 @@ def build(
 
     `overrides` are `a.b=value` texts as `--set` takes them; `workers` None uses all processors; `executor` is `local` or `ray`,
     which starts Ray on this machine, or uses the cluster at `ray_address`, whose nodes share input and work folder; `limit`
-    reads only the first records of each source; `accept` sees the new manifest before the folder is swapped in, and may raise.
-    Raises the errors of `sftdata.errors`; the output is then as it was before.
+    reads only the first records of each source; `without` are ids (or `source id`) of records to leave out; `accept` sees the
+    new manifest before the folder is swapped in, and may raise. Raises the errors of `sftdata.errors`; the output is then as it
+    was before.
     """
     loaded = load(recipe, overrides, allow_code)
     _check_counts(workers, limit)
     begin = time.time()
     with begun(loaded, out, work_dir) as (output, work, parts):
+        maker = TaskMaker(loaded, work, Removals(without, parts))
         workplace = choose_executor(workers, parts, executor, ray_address)
         with without_leftovers(work), closing(workplace):
-            built, runner = with_pins(lambda: _attempt(loaded, work, workplace, parts, limit))
+            built, runner = with_pins(lambda: _attempt(maker, workplace, parts, limit))
         check_unchanged(parts)
         manifest = _finished(output, built.fingerprint)
         unchanged = manifest is not None
         if manifest is None:
-            origin = origin_of(loaded, work, limit)
+            origin = origin_of(loaded, work, limit, without)
             run = describe_run(begin, origin, workers=workplace.num_workers, stage_seconds=runner.seconds,
                                tasks=len(runner.planned), reused=runner.num_reused, damaged=runner.damaged)  # fmt: skip
             manifest = _publish(output, built, run, accept)
@@ -135,11 +139,9 @@ def begun(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -
         yield output, work, _scan(loaded, output, work)
 
 
-def _attempt(
-    loaded: Loaded, work: Path, executor: Any, parts: Sequence[Part], limit: int | None
-) -> tuple[Built, TaskRunner]:
+def _attempt(maker: TaskMaker, executor: Any, parts: Sequence[Part], limit: int | None) -> tuple[Built, TaskRunner]:
     runner = task_runner(executor)
-    return tell(TaskMaker(loaded, work), runner, parts, limit), runner
+    return tell(maker, runner, parts, limit), runner
 
 
 def task_runner(executor: Any) -> TaskRunner:
@@ -154,6 +156,7 @@ def plan_build(
     overrides: Sequence[str] = (),
     work_dir: str | Path | None = None,
     limit: int | None = None,
+    without: Sequence[str] = (),
     allow_code: bool = False,
 ) -> list[TaskPlan]:
     """Return which tasks a build would run or reuse, and why, up to where the plan depends on a result that is missing."""
@@ -161,9 +164,10 @@ def plan_build(
     output, work = _folders(loaded, out, work_dir)
     _check_counts(None, limit)
     rehearsal = Rehearsal(read_history(work, loaded.recipe.name), available_cores())
-    maker = TaskMaker(loaded, work)
+    parts = _scan(loaded, output, work)
+    maker = TaskMaker(loaded, work, Removals(without, parts))
     try:
-        tell(maker, rehearsal, _scan(loaded, output, work), limit)
+        tell(maker, rehearsal, parts, limit)
     except NotYetKnown:
         known = {task.stage for task in rehearsal.tasks}
         later = [stage for stage in STAGES if stage not in known and (stage != "sign" or maker.signing)]
@@ -177,6 +181,8 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     limits = maker.recipe.limits
 
     prepared = _prepare(maker, runner, parts, limit)
+    if limit is None:
+        maker.removals.check(row for item in prepared for row in removed_rows(item.part, item.summary))
     counts: dict[str, Any] = {"prepare": add_counts(item.summary for item in prepared)}
     check_sources([item.part.source.name for item in prepared], [item.summary for item in prepared])
     check_limits("prepare", counts["prepare"], limits, [item.task.entry / QUARANTINE_FILE for item in prepared])

@@ -21,6 +21,7 @@ from sftdata.errors import ConservationError, DataError, SftdataError
 from sftdata.ledger import Entry
 from sftdata.record_json import canonical
 from sftdata.records import Bad, Example, InvalidRecord, Record, Span, Turn
+from sftdata.removing import REASON, STEP
 from sftdata.schemas import DOCUMENT, KEYS, LEDGER, QUARANTINE, QUARANTINE_BYTES
 from sftdata.sources import InputFile, Piece
 from sftdata.tables import TableWriter, stream_writer
@@ -46,6 +47,10 @@ class _Part:
     ledger: TableWriter
     quarantine: TableWriter
     counts: Counter[str]
+    without: frozenset[str]
+    """Keys of the records to leave out."""
+    removed: list[str]
+    """Ids of those that were left out."""
     first_shape: str = ""
     """Of the part's first record, without what it has besides (`+tools`)."""
 
@@ -74,14 +79,17 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             ledger=ledger,
             quarantine=quarantine,
             counts=Counter(),
+            without=frozenset(spec["without"]),
+            removed=[],
         )
         for batch in _batches(part, spec):
             _prepare_batch(part, batch, spec["ingest"][0])
             progress.tick(len(batch))
     _check_conservation(part)
     layout = {"layout": part.file.layout} if part.file.layout else {}
+    removed = {"removed": part.removed} if part.removed else {}
     digests = {name: storage.file_digest(folder / name) for name in (DOCUMENTS_FILE, KEYS_FILE)}
-    return {"counts": dict(sorted(part.counts.items())), "digests": digests, **layout}
+    return {"counts": dict(sorted(part.counts.items())), "digests": digests, **layout, **removed}
 
 
 def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
@@ -142,6 +150,8 @@ def _text_size(value: Any) -> int:
 
 def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> None:
     part.counts["records"] += len(batch)
+    if part.without:
+        batch = _leave_out(part, batch)
     records: list[Record] = []
     for record in batch:
         if isinstance(record, Bad):
@@ -158,6 +168,18 @@ def _prepare_batch(part: _Part, batch: list[Record | Bad], ingestor: str) -> Non
     done = clean(spans, part.steps) if part.steps else Cleaned()
     _write_ledger(part, kept, done)
     _write_documents(part, kept, spans, done)
+
+
+def _leave_out(part: _Part, batch: list[Record | Bad]) -> list[Record | Bad]:
+    """Leave out the records that were asked to be, before anything is made of their text."""
+    for record in batch:
+        if record.key in part.without:
+            row_id = f"{part.file.name}#{record.key}"
+            part.removed.append(row_id)
+            part.counts["dropped"] += 1
+            part.counts[f"drop:{STEP}:{REASON}"] += 1
+            part.ledger.append(Entry(part.source, row_id, -1, "prepare", STEP, "", "drop", REASON))
+    return [record for record in batch if record.key not in part.without]
 
 
 def _format(part: _Part, records: list[Record]) -> tuple[list[Record], list[Example]]:

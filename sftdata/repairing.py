@@ -62,6 +62,7 @@ def repair(
         work_dir=work_dir or run.get("work_folder"),
         workers=workers,
         limit=run.get("limit"),
+        without=run.get("without", ()),
         accept=_same_as(folder, damaged),
     )
     _refuse_unsound(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ RUN_FILE = ".sftdata/run.json"
 REPORT_FILE = "report.html"
 
 
-def origin_of(loaded: Loaded, work_folder: Path, limit: int | None) -> dict[str, Any]:
-    """Return where recipe and work folder lie on this machine: what a damaged build is repaired from."""
+def origin_of(loaded: Loaded, work_folder: Path, limit: int | None, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return where recipe and work folder lie on this machine, and what was left out: what a damaged build is repaired from."""
     name = str(Path(loaded.name).absolute())
-    return {"recipe": name, "recipe_folder": str(loaded.folder), "work_folder": str(work_folder), "limit": limit}
+    where = {"recipe": name, "recipe_folder": str(loaded.folder), "work_folder": str(work_folder)}
+    return {**where, "limit": limit, "without": list(without)}
 
 
 def describe_run(began: float, origin: dict[str, Any], **figures: Any) -> dict[str, Any]:

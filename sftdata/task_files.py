@@ -20,6 +20,7 @@ from sftdata.installation import check_installation, installation
 from sftdata.pipeline import begun, load, perform, tell
 from sftdata.recipe_loader import Loaded
 from sftdata.registry import outside_modules
+from sftdata.removing import Removals
 from sftdata.runner import DECISIONS, Summary
 from sftdata.sealing import read_sealed
 from sftdata.tasks import Planned, TaskMaker
@@ -80,6 +81,7 @@ def write_tasks(
     overrides: Sequence[str] = (),
     work_dir: str | Path | None = None,
     limit: int | None = None,
+    without: Sequence[str] = (),
     allow_code: bool = False,
 ) -> WrittenTasks:
     """Write the tasks of the next stage that lack a result into a file, one a line, below a line about the installation.
@@ -91,7 +93,7 @@ def write_tasks(
     with begun(loaded, out, work_dir) as (_, work, parts), without_leftovers(work):
         tasks: list[Task] = []
         try:
-            tell(TaskMaker(loaded, work), _Collector(perform), parts, limit)
+            tell(TaskMaker(loaded, work, Removals(without, parts)), _Collector(perform), parts, limit)
         except _Pending as pending:
             tasks = pending.tasks
         head = {"installation": installation(), "modules": outside_modules(), "tasks": len(tasks)}

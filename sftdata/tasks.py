@@ -17,6 +17,7 @@ from sftdata import environment
 from sftdata.recipe import Source, StepSpec
 from sftdata.recipe_dedup import kinds_of_signatures
 from sftdata.recipe_loader import Loaded
+from sftdata.removing import Removals
 from sftdata.scanning import Part
 from sftdata.shards import COLUMN_TYPES
 from sftdata.step_origin import StepOrigin
@@ -60,10 +61,12 @@ def prepare_task(
     cleaners: Sequence[StepSpec] = (),
     formatter: StepSpec | None = None,
     keep_all: bool = False,
+    without: Sequence[str] = (),
 ) -> Planned:
     """Read one input part and clean its records; without a formatter, which says where texts are, it is only read.
 
-    `keep_all` keeps the records that the formatter cannot read, uncleaned: who tokenizes them decides.
+    `keep_all` keeps the records that the formatter cannot read, uncleaned: who tokenizes them decides. `without` are keys of
+    records to leave out; only the parts that hold one depend on them.
     """
     source = part.source
     spec = {
@@ -76,6 +79,7 @@ def prepare_task(
         "clean": [origin.named("cleaner", step) for step in cleaners],
         "format": origin.named("formatter", formatter) if formatter else None,
         "keep_all": keep_all,
+        "without": list(without),
         "limit": limit,
         "allow_code": origin.allow_code,
     }
@@ -92,6 +96,7 @@ def prepare_task(
         "format": origin.identity("formatter", formatter) if formatter else None,
         "keep all": keep_all,
         "limit": limit,
+        **({"removed records": list(without)} if without else {}),
         "code of prepare": code_fingerprint("sftdata.preparing"),
     }
     assets = [origin.reads("ingestor", source.ingest), *(origin.reads("cleaner", step) for step in cleaners)]
@@ -113,8 +118,9 @@ def _planned(work_folder: Path, stage: str, name: str, spec: Specification, depe
 class TaskMaker:
     """Makes the tasks of one build of a recipe in one work folder."""
 
-    def __init__(self, loaded: Loaded, work_folder: Path) -> None:
+    def __init__(self, loaded: Loaded, work_folder: Path, removals: Removals | None = None) -> None:
         self.loaded = loaded
+        self.removals = removals or Removals((), ())
         self.recipe = loaded.recipe
         self.work_folder = work_folder
         self.origin = StepOrigin(loaded.folder, loaded.allow_code)
@@ -130,6 +136,7 @@ class TaskMaker:
             cleaners=[*part.source.clean, *self.recipe.cleaners],
             formatter=part.source.format,
             keep_all=self.recipe.tokenize.compat is not None,
+            without=self.removals.keys(part),
         )
 
     @property

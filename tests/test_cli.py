@@ -15,8 +15,8 @@ from sftdata.cli import main
 
 COMMANDS = {
     "build": [
-        "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--ray-address", "--set", "--work-dir",
-        "--workers", "--write-tasks",
+        "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--ray-address", "--set", "--without",
+        "--work-dir", "--workers", "--write-tasks",
     ],
     "run-task": ["--allow-code", "--help", "--index", "--of"],
     "generate": [
@@ -170,6 +170,7 @@ MISTAKES = [
     (["build", "recipe.yaml", "--set", "sources.talk.format={instruction: {output: answer}}"], 1, "field_missing"),
     (["build", "recipe.yaml", "--set", "tokenize={excess_length: error, sequence_len: 9}"], 1, "sequence_len is 9"),
     (["build", "recipe.yaml", "--workers", "none"], 2, "--workers"),
+    (["build", "recipe.yaml", "--without", "nobody.txt"], 1, "nobody.txt: cannot be read"),
     (["ingest", "recipe.yaml", "--format", "yaml"], 1, "unknown ingestor 'yaml'"),
     (["ingest", "faq.csv", "--format", "csv", "-o", "delimeter=;"], 1, "did you mean 'delimiter'"),
     (["ingest", "latin.csv", "--format", "csv", "-o", "encoding=utf-8"], 1, "latin.csv"),

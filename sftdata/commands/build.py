@@ -64,6 +64,7 @@ def ingest(
 @click.option("--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster; by default Ray is started on this machine.")
 @work_dir_option
 @click.option("--limit", type=click.IntRange(1), help="Read only the first N records of each source.")
+@click.option("--without", type=click.Path(path_type=Path), help="A file of record ids, one a line: these are left out.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would run or be reused, and why, and stop.")
 @click.option("--write-tasks", type=click.Path(path_type=Path), help="Write the next stage's tasks to a file for run-task.")
 @code_option
@@ -77,6 +78,7 @@ def build(
     ray_address: str | None,
     work_dir: Path | None,
     limit: int | None,
+    without: Path | None,
     only_plan: bool,
     write_tasks: Path | None,
     allow_code: bool,
@@ -86,19 +88,22 @@ def build(
     from sftdata.pipeline import build as run
     from sftdata.pipeline import plan_build
     from sftdata.recipe_loader import load_recipe
+    from sftdata.removing import read_ids
 
     loaded = load_recipe(recipe, overrides=overrides, allow_code=allow_code)
+    ids = read_ids(without) if without else []
     if only_plan:
-        tasks = plan_build(loaded, out=out, work_dir=work_dir, limit=limit)
+        tasks = plan_build(loaded, out=out, work_dir=work_dir, limit=limit, without=ids)
         screen.show_json([task._asdict() for task in tasks]) if as_json else screen.show_plan(tasks)
         return
     if write_tasks is not None:
-        _write_tasks(loaded, write_tasks, as_json, out=out, work_dir=work_dir, limit=limit)
+        _write_tasks(loaded, write_tasks, as_json, out=out, work_dir=work_dir, limit=limit, without=ids)
         return
     with screen.show_progress():
         result = run(
-            loaded, out=out, workers=workers, executor=executor, ray_address=ray_address, work_dir=work_dir, limit=limit
-        )
+            loaded, out=out, workers=workers, executor=executor, ray_address=ray_address, work_dir=work_dir, limit=limit,
+            without=ids,
+        )  # fmt: skip
     if as_json:
         screen.show_json({"folder": str(result.folder), "unchanged": result.unchanged, "counts": result.manifest["counts"]})
     screen.note_build(result)
