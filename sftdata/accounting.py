@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
+from sftdata.entries import LEDGER_FILE, QUARANTINE_FILE
 from sftdata.errors import ConservationError, DataError
 from sftdata.recipe import Limits
 from sftdata.tables import read_batches
@@ -29,10 +32,10 @@ def add_counts(summaries: Iterable[dict[str, Any]]) -> Counts:
     return dict(sorted(total.items()))
 
 
-def check_limits(stage: str, counts: Counts, limits: Limits, quarantines: Sequence[Path] = ()) -> None:
+def check_limits(stage: str, counts: Counts, limits: Limits, entries: Sequence[Path]) -> None:
     """Raise DataError where a stage quarantined or dropped more than the recipe's share of its rows.
 
-    `quarantines` are files with the quarantined rows, to show one.
+    `entries` are the folders of the stage's results: one quarantined row is shown, or the rules that dropped most.
     """
     num_rows = counts.get("records", counts.get("rows", 0))
     num_bad = counts.get("quarantined", 0)
@@ -40,12 +43,12 @@ def check_limits(stage: str, counts: Counts, limits: Limits, quarantines: Sequen
     if num_bad >= MIN_BAD_ROWS and num_bad > limits.max_bad * num_rows:
         raise DataError(
             f"{stage}: {num_bad:,} of {num_rows:,} rows cannot be used ({_reasons(counts, 'quarantine:')}); limits.max_bad is "
-            f"{limits.max_bad:g}, this is {num_bad / num_rows:.3g}{_example(quarantines)}"
+            f"{limits.max_bad:g}, this is {num_bad / num_rows:.3g}{_example([entry / QUARANTINE_FILE for entry in entries])}"
         )
     if num_dropped > limits.max_drop * num_rows:
         raise DataError(
-            f"{stage}: {num_dropped:,} of {num_rows:,} rows are dropped ({_reasons(counts, 'drop:')}); limits.max_drop is "
-            f"{limits.max_drop:g}, this is {num_dropped / num_rows:.3g}"
+            f"{stage}: {num_dropped:,} of {num_rows:,} rows are dropped ({_reasons(counts, 'drop:')}{_rules(entries)}); "
+            f"limits.max_drop is {limits.max_drop:g}, this is {num_dropped / num_rows:.3g}"
         )
 
 
@@ -54,8 +57,20 @@ def _reasons(counts: Counts, prefix: str) -> str:
     return ", ".join(f"{name.removeprefix(prefix)} {count:,}" for count, name in found[:5]) or "no reason given"
 
 
+def _rules(entries: Sequence[Path]) -> str:
+    """Return the rules that dropped most rows, with the number of each; nothing where no step has rules."""
+    found: Counter[str] = Counter()
+    for entry in entries:
+        for batch in read_batches(entry / LEDGER_FILE):
+            drops = batch.filter(pc.equal(batch.column("action"), "drop"))
+            found.update({pair["values"]: pair["counts"] for pair in drops.column("rule").value_counts().to_pylist()})
+    del found[""]
+    named = ", ".join(f"{rule} {count:,}" for rule, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:5])
+    return f"; by rule: {named}" if named else ""
+
+
 def _example(quarantines: Sequence[Path]) -> str:
-    for path in quarantines:
+    for path in filter(Path.is_file, quarantines):
         for batch in read_batches(path):
             if len(batch):
                 row = batch.slice(0, 1).to_pylist()[0]

@@ -94,6 +94,7 @@ for command in (
     build.schema,
     look.inspect,
     look.why,
+    look.diff,
     look.verify,
     look.report,
     keep.export,

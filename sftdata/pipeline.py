@@ -25,7 +25,6 @@ from typing import Any
 from sftdata import storage
 from sftdata.accounting import add_counts, check_conservation, check_limits, check_sources
 from sftdata.assembling import Built, assemble
-from sftdata.entries import QUARANTINE_FILE
 from sftdata.environment import with_pins
 from sftdata.errors import DamagedError, DataError, RecipeError
 from sftdata.executors.choice import choose_executor
@@ -185,7 +184,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
         maker.removals.check(row for item in prepared for row in removed_rows(item.part, item.summary))
     counts: dict[str, Any] = {"prepare": add_counts(item.summary for item in prepared)}
     check_sources([item.part.source.name for item in prepared], [item.summary for item in prepared])
-    check_limits("prepare", counts["prepare"], limits, [item.task.entry / QUARANTINE_FILE for item in prepared])
+    check_limits("prepare", counts["prepare"], limits, [item.task.entry for item in prepared])
 
     signed = maker.sign(prepared)
     if signed:
@@ -194,7 +193,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     resolved = maker.resolve(prepared, signed)
     [decisions] = runner.map([resolved])
     counts["resolve"] = add_counts([decisions])
-    check_limits("resolve", counts["resolve"], limits)
+    check_limits("resolve", counts["resolve"], limits, [resolved.task.entry])
     kept = decisions["kept_digests"]
 
     tokenizer = maker.tokenizer(prepared, resolved.task, kept)
@@ -203,12 +202,12 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     planned, tokenized_summaries = tokenize_parts(maker, runner, prepared, (resolved.task, tokenizer.task), kept)
     tokenized = [(item, task.task) for item, task in zip(prepared, planned, strict=True)]
     counts["tokenize"] = add_counts(tokenized_summaries)
-    check_limits("tokenize", counts["tokenize"], limits, [task.entry / QUARANTINE_FILE for _, task in tokenized])
+    check_limits("tokenize", counts["tokenize"], limits, [task.entry for _, task in tokenized])
 
     packs = maker.plan(tokenized, resolved.task)
     [plan_summary] = runner.map([packs])
     counts["plan"] = add_counts([plan_summary])
-    check_limits("plan", counts["plan"], limits)
+    check_limits("plan", counts["plan"], limits, [packs.task.entry])
 
     shards = maker.gather(packs.task, plan_summary)
     shard_summaries = runner.map(shards)

@@ -284,8 +284,13 @@ def test_too_many_bad_rows_stop_the_build_and_name_one(tmp_path: Path) -> None:
 
 def test_too_many_dropped_rows_stop_the_build(tmp_path: Path) -> None:
     recipe = write_small_recipe(tmp_path, limits={"max_drop": 0.01})
-    with pytest.raises(DataError, match=r"(?s)rows are dropped .*limits.max_drop"):
+    with pytest.raises(DataError, match=r"1 of 75 rows are dropped \(slop:ai_identity 1; by rule: zh.as_an_ai 1\); limits"):
         sftdata.build(recipe, out=tmp_path / "out")
+    change = "sources.talk.clean=[]"
+    with pytest.raises(DataError, match=r"resolve: .*\(dedup:duplicate 1; by rule: exact 1\)"):
+        sftdata.build(recipe, out=tmp_path / "out", overrides=[change])
+    result = sftdata.build(recipe, out=tmp_path / "out", overrides=[change, "clean=[]"], without=["faq.csv#1"])
+    assert result.manifest["counts"]["prepare"]["dropped"] == 1, "what was asked for is not counted against the limit"
 
 
 def test_source_without_records_is_an_error(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "train": ["--allow-code", "--help", "--json", "--out", "--plan", "--recipe", "--resume", "--set"],
     "verify": ["--help", "--json"],
     "why": ["--help", "--json"],
+    "diff": ["--help", "--json"],
     "export": ["--allow-code", "--form", "--help", "--json", "--out", "--to", "--work-dir"],
     "publish": ["--help", "--json", "--prune"],
     "repair": ["--allow-code", "--help", "--json", "--recipe", "--set", "--work-dir", "--workers"],

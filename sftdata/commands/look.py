@@ -1,4 +1,4 @@
-"""The commands that look into a build: `inspect`, `why`, `verify` and `report`."""
+"""The commands that look into a build: `inspect`, `why`, `diff`, `verify` and `report`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,25 @@ def why(shards: str | Path, id_or_text: str, as_json: bool) -> None:
 
     lives = run(shards, id_or_text)
     screen.show_json(jsonable(lives)) if as_json else screen.show_lives(lives)
+
+
+@click.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@json_option
+def diff(before: Path, after: Path, as_json: bool) -> None:
+    """Compare two builds: what became of the same records, by stage and row."""
+    from sftdata.views.decoding import as_json as jsonable
+    from sftdata.views.diff import diff as run
+    from sftdata.views.diff import told
+    from sftdata.views.visible import one_line
+
+    found = run(before, after)
+    if as_json:
+        screen.show_json(jsonable(found))
+        return
+    for line in told(found):
+        click.echo(one_line(line))
 
 
 @click.command()
