@@ -91,6 +91,7 @@ for command in (
     build.build,
     build.run_task,
     build.preview,
+    build.ablate,
     build.schema,
     look.inspect,
     look.why,

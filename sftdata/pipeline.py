@@ -179,7 +179,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     """Carry out the stages, each on the results of those before it."""
     limits = maker.recipe.limits
 
-    prepared = _prepare(maker, runner, parts, limit)
+    prepared = prepare_parts(maker, runner, parts, limit)
     if limit is None:
         maker.removals.check(row for item in prepared for row in removed_rows(item.part, item.summary))
     counts: dict[str, Any] = {"prepare": add_counts(item.summary for item in prepared)}
@@ -232,7 +232,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
     )
 
 
-def _prepare(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | None) -> list[Prepared]:
+def prepare_parts(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | None) -> list[Prepared]:
     """Prepare all parts; under a limit one after the other, since what a source may still give depends on the parts before."""
     if limit is None:
         planned = [maker.prepare(part, None) for part in parts]

@@ -16,6 +16,7 @@ from sftdata.views import terminal
 from sftdata.views.visible import one_line, visible
 
 if TYPE_CHECKING:
+    from sftdata.ablation import Ablation
     from sftdata.garbage import Collected
     from sftdata.pipeline import BuildResult
     from sftdata.runner import TaskPlan
@@ -214,6 +215,17 @@ def show_preview(preview: Preview) -> None:
                 click.echo(f"  raw: {one_line(record.raw[:MAX_RAW])}{' …' if len(record.raw) > MAX_RAW else ''}")
             if record.runs:
                 click.echo(terminal.painted(terminal.shortened(record.runs)))
+
+
+def show_ablation(found: Ablation) -> None:
+    """Print what each rule does."""
+    click.echo(f"{found.num_records:,} records, {found.num_dropped:,} of them dropped")
+    click.echo(f"{'rule':<28} {'category':<20} {'drops':>8} {'alone':>8}  lines in the ledger; records that only it drops")
+    for effect in found.rules:
+        lines = ", ".join(f"{action} {count:,}" for action, count in effect.actions.items()) or "did not fire"
+        examples = f"; {one_line(', '.join(effect.examples))}" if effect.examples else ""
+        counts = f"{effect.num_dropped:>8,} {effect.num_returned:>8,}"
+        click.echo(f"{effect.rule:<28} {effect.category:<20} {counts}  {lines}{examples}")
 
 
 def show_collected(found: Collected) -> None:

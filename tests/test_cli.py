@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from sftdata.cli import main
 
 COMMANDS = {
+    "ablate": ["--allow-code", "--help", "--json", "--rows", "--rule", "--set", "--workers"],
     "build": [
         "--allow-code", "--executor", "--help", "--json", "--limit", "--out", "--plan", "--ray-address", "--set", "--without",
         "--work-dir", "--workers", "--write-tasks",

@@ -1,4 +1,4 @@
-"""The commands that make data: `ingest`, `build`, `run-task`, `preview` and `schema`."""
+"""The commands that make data, or show how it would be made: `ingest`, `build`, `run-task`, `preview`, `ablate`, `schema`."""
 
 from __future__ import annotations
 
@@ -149,6 +149,32 @@ def preview(recipe: Path, rows: int, overrides: Sequence[str], allow_code: bool,
     with screen.show_progress():
         shown = run(recipe, rows=rows, overrides=overrides, allow_code=allow_code)
     screen.show_json(jsonable(shown)) if as_json else screen.show_preview(shown)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Switch off this rule; by default each that fired.")
+@click.option("--rows", type=click.IntRange(1), help="Records of each source; by default all.")
+@set_option
+@workers_option
+@code_option
+@json_option
+def ablate(
+    recipe: Path,
+    rules: Sequence[str],
+    rows: int | None,
+    overrides: Sequence[str],
+    workers: int | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Show what each slop rule does: the records that would stay without it."""
+    from sftdata.ablation import ablate as run
+    from sftdata.views.decoding import as_json as jsonable
+
+    with screen.show_progress():
+        found = run(recipe, rules=rules, rows=rows, overrides=overrides, workers=workers, allow_code=allow_code)
+    screen.show_json(jsonable(found)) if as_json else screen.show_ablation(found)
 
 
 @click.command()
