@@ -48,6 +48,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/clean.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/rebuild.py
+	$(BIN)/python benchmarks/slop.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis documents shards models

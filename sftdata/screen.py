@@ -124,7 +124,7 @@ def note_build(result: BuildResult) -> None:
     note(f"  {records:,} records: {counts['plan']['kept']:,} kept, {dropped:,} dropped, {quarantined:,} quarantined")
     removed = counts["prepare"].get("drop:without:removed", 0)
     if removed:
-        note(f"  {removed:,} of those dropped were removed by name; `sftdata gc` takes their texts out of the work folder too")
+        note(f"  removed by name: {removed:,} of those dropped; `sftdata gc` takes their texts out of the work folder too")
     note(f"  {splits}")
     if not counts["plan"]["kept"]:
         note("  warning: no record is left; the report and `sftdata why` say what became of them")

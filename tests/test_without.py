@@ -124,7 +124,7 @@ def test_command_takes_a_file_of_ids(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("\ufeffa.jsonl#5\r\n\na.jsonl#5\ntalk b.jsonl#4\n", encoding="utf-8")
     done = run_command("build", recipe.name, "--out", "out", "--without", "ids.txt", "--workers", 1, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 of those dropped were removed by name" in done.stderr
+    assert "removed by name: 2 of those dropped" in done.stderr
     assert not mentions(tmp_path / "out")
 
 
