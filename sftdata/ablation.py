@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from sftdata.entries import LEDGER_FILE
 from sftdata.errors import RecipeError
-from sftdata.pipeline import choose_executor, perform, prepare_parts
+from sftdata.executors.choice import choose_executor
+from sftdata.pipeline import prepare_parts, task_runner
 from sftdata.recipe import StepSpec
 from sftdata.recipe_loader import Loaded, load_recipe
-from sftdata.runner import TaskRunner
 from sftdata.scanning import Part, scan
 from sftdata.tables import read_batches
 from sftdata.tasks import Prepared, TaskMaker
@@ -73,7 +73,7 @@ def ablate(
     executor = choose_executor(workers, parts)
     try:
         with tempfile.TemporaryDirectory(prefix="sftdata-ablate-") as folder:
-            runner = TaskRunner(perform, executor)
+            runner = task_runner(executor)
 
             def prepare(of: Loaded, some: Sequence[Part]) -> list[Prepared]:
                 sources = {source.name: source for source in of.recipe.sources}

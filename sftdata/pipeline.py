@@ -211,9 +211,7 @@ def tell(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit: int | N
 
     shards = maker.gather(packs.task, plan_summary)
     shard_summaries = runner.map(shards)
-    counts["gather"] = {
-        split: _sum_split(split, shards, shard_summaries) for split in plan_summary["splits"]
-    }
+    counts["gather"] = {split: _sum_split(split, shards, shard_summaries) for split in plan_summary["splits"]}
     check_conservation(counts)
     return Built(
         loaded=maker.loaded,

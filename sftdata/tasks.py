@@ -65,8 +65,7 @@ def prepare_task(
 ) -> Planned:
     """Read one input part and clean its records; without a formatter, which says where texts are, it is only read.
 
-    `keep_all` keeps the records that the formatter cannot read, uncleaned: who tokenizes them decides. `without` are keys of
-    records to leave out; only the parts that hold one depend on them.
+    `keep_all` keeps uncleaned what the formatter cannot read; `without` are keys of records to leave out.
     """
     source = part.source
     spec = {
@@ -89,10 +88,7 @@ def prepare_task(
         "place in the file": part.file.piece[2:] if part.file.piece else None,
         "source name": source.name,
         "ingest": origin.identity("ingestor", source.ingest),
-        **{
-            f"clean {number} {step.name}": origin.identity("cleaner", step)
-            for number, step in enumerate(cleaners, 1)
-        },
+        **{f"clean {number} {step.name}": origin.identity("cleaner", step) for number, step in enumerate(cleaners, 1)},
         "format": origin.identity("formatter", formatter) if formatter else None,
         "keep all": keep_all,
         "limit": limit,
@@ -119,9 +115,8 @@ class TaskMaker:
     """Makes the tasks of one build of a recipe in one work folder."""
 
     def __init__(self, loaded: Loaded, work_folder: Path, removals: Removals | None = None) -> None:
-        self.loaded = loaded
+        self.loaded, self.recipe = loaded, loaded.recipe
         self.removals = removals or Removals((), ())
-        self.recipe = loaded.recipe
         self.work_folder = work_folder
         self.origin = StepOrigin(loaded.folder, loaded.allow_code)
         self._digests: dict[Path, str] = {}

@@ -14,8 +14,8 @@ PACKAGE = Path(sftdata.__file__).parent
 STAGES = {"preparing", "signing", "resolving", "tokenizer_making", "tokenizing", "planning", "gathering"}
 
 COMPOSERS = {
-    "pipeline", "ingesting", "tokenizer_building", "repairing", "garbage", "task_files", "ablation", "views.preview", "commands",
-    "screen", "__init__", "__main__",
+    "pipeline", "ingesting", "tokenizer_building", "repairing", "garbage", "task_files", "ablation", "views.preview",
+    "commands", "screen", "__init__", "__main__",
 }  # fmt: skip
 """The modules that put stages together, or stand above them."""
 
