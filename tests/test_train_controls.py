@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from train_fixture import Build, counting_rows, silent, tiny_settings, write_build
 
 from sftdata.errors import RecipeError, TrainingError
-from sftdata.trainer import TrainResult, checkpoints, run
+from sftdata.trainer import TrainResult, checkpoints, probe, run
+from sftdata.trainer.data import PackedBatches, PlannedUpdates
+from sftdata.trainer.job import prepare
 from sftdata.trainer.model import Precision, load_tokenizer, make_model
 from sftdata.trainer.progress import Meter, duration, flops_per_token, speed_words
 from sftdata.trainer.shard_trainer import ShardTrainer
@@ -224,6 +226,32 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_batches(
         run(shards, tmp_path / "never", tiny_settings(max_steps=4), silent)
 
 
+def test_a_step_at_the_longest_rows_halves_the_micro_batch_before_the_first_step(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    job = prepare(shards, tiny_settings(), lines.append)
+    model = made(shards)
+    updates = PlannedUpdates(job.train, job.plan, 1, PackedBatches(0))
+    tried: list[list[int]] = []
+    forward_backward = probe._forward_backward
+
+    def too_large(model: Any, batch: Any, job: Any) -> None:
+        tried.append(batch["rows"])
+        if len(batch["rows"]) > 1:
+            raise torch.OutOfMemoryError
+        forward_backward(model, batch, job)
+
+    monkeypatch.setattr(probe, "_forward_backward", too_large)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    probe.find_room(model, updates, job)
+    assert [len(rows) for rows in tried] == [4, 2, 1] and updates.micro_batch_size == 1
+    assert job.train.lengths()[tried[-1][0]] == job.facts.longest_row
+    assert all(weight.grad is None for weight in model.parameters()), "nothing of the probe is left for the first update"
+    assert sum("longest rows do not fit" in line for line in lines) == 2
+
+
 def test_chained_stage_goes_on_from_the_model_of_another_recipe(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +273,14 @@ def test_qlora_needs_cuda_and_says_what_to_do(shards: Path, base: TrainResult, t
 def test_trackers_that_are_not_installed_are_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the package swanlab is not installed"):
         run(shards, tmp_path / "model", tiny_settings(report_to="swanlab"), silent)
+
+
+def test_tensorboard_gets_losses_and_speed_beside_the_model(shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    run(shards, tmp_path / "model", tiny_settings(max_steps=2, report_to="tensorboard"), silent)
+    (events,) = (tmp_path / "model.runs").glob("events.*")
+    data = events.read_bytes()
+    assert all(name in data for name in (b"train/loss", b"eval/loss", b"train/tokens_per_second"))
 
 
 def test_speed_knows_tokens_peak_and_time_left(shards: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from sftdata.exporters._job import Job
-from sftdata.trainer.settings import TrainSettings
+from sftdata.trainer.settings import MODELS, TrainSettings
 
 TRANSFORMERS = {
     "micro_batch_size": "per_device_train_batch_size",
@@ -45,7 +45,7 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 def base_model(values: Mapping[str, Any]) -> str | None:
     """Return the model to fine-tune, as the hub or the disk names it; None where the recipe names none."""
-    name = values.get("base_model")
+    name = values.get("base_model") or (MODELS / values["from"] if values.get("from") else None)
     return None if name is None else str(name).removeprefix("hub:")
 
 
