@@ -37,7 +37,7 @@ def compare(recipe: Path, folder: Path, epochs: float, num_seeds: int) -> list[d
         build(recipe, out=shards, work_dir=folder / "work", overrides=[f"pack.strategy={mode}", "pack.validation=padding"])
         rows, trained = trained_tokens(shards)
         budget = budget or epochs * trained
-        # The rows of a step are scaled so that a step trains about as many tokens in every mode; the steps then fill the budget.
+        # Rows a step are scaled so that a step trains about as many tokens in every mode; the steps then fill the budget.
         per_row = trained / rows
         wanted = wanted or ROWS_PADDED * per_row
         size = max(1, round(wanted / per_row))
