@@ -1,4 +1,4 @@
-"""Padding, packing, concatenation and best fit on the same instructions, with the same number of trained tokens.
+"""Padding, packing, concatenation and best fit on the same instructions, with the same number of steps and about as many trained tokens in each.
 
     python benchmarks/alpaca_modes.py [--recipe recipes/alpaca-modes.yaml] [--epochs 3] [--seeds 3] [--out modes]
 
@@ -17,8 +17,6 @@ from sftdata import build, open_shards, storage
 from sftdata.training import train
 
 MODES = ("padding", "packed", "concat", "best_fit")
-ROWS_PADDED = 16
-"""Rows of a step of the mode `padding`."""
 COLOURS = {"padding": "#2a6fbb", "packed": "#d1602b", "concat": "#4a9a4a", "best_fit": "#8a5ab5"}
 
 
@@ -31,17 +29,19 @@ def trained_tokens(shards: Path) -> tuple[int, int]:
 def compare(recipe: Path, folder: Path, epochs: float, num_seeds: int) -> list[dict[str, object]]:
     """Build and train every mode; returns one row a mode."""
     results: list[dict[str, object]] = []
-    budget = wanted = 0.0
+    budget = 0.0
     for mode in MODES:
         shards = folder / "shards" / mode
         build(recipe, out=shards, work_dir=folder / "work", overrides=[f"pack.strategy={mode}", "pack.validation=padding"])
         rows, trained = trained_tokens(shards)
         budget = budget or epochs * trained
-        # Rows a step are scaled so that a step trains about as many tokens in every mode; the steps then fill the budget.
+        # The rows of a step are scaled so that every mode makes the same number of steps with as many trained tokens in each.
         per_row = trained / rows
-        wanted = wanted or ROWS_PADDED * per_row
+        if mode == "padding":
+            size = 16
+            steps = round(budget / (size * per_row))
+            wanted = size * per_row
         size = max(1, round(wanted / per_row))
-        steps = round(budget / (size * per_row))
         curves, losses = [], []
         for seed in range(num_seeds):
             out = folder / "models" / f"{mode}-{seed}"
