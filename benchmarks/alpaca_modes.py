@@ -1,4 +1,4 @@
-"""Padding, packing, concatenation and best fit on the same instructions, with the same number of steps and about as many trained tokens in each.
+"""Padding, packing, concatenation and best fit on the same instructions: as many steps, about as many trained tokens in each.
 
     python benchmarks/alpaca_modes.py [--recipe recipes/alpaca-modes.yaml] [--epochs 3] [--seeds 3] [--out modes]
 
