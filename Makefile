@@ -1,6 +1,6 @@
 # make demo    sets up, then goes from the bundled raw files to a small trained model
 # make test    sets up, then lint, types and all tests
-# make fuzz    the masks of templates on 52,500 dialogues, in about ten minutes
+# make fuzz    the masks of templates on 52,500 dialogues, 20,000 hostile pages, in about fifteen minutes
 # make faults  kills and fails a build at every storage operation, and 200 times at random: half an hour
 PYTHON ?= python3
 VENV := .venv
@@ -38,6 +38,7 @@ test: lint
 fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest -q tests/test_templates_jinja.py -k oracle
 	SFTDATA_FUZZ_ROWS=110 $(BIN)/python -m pytest -q tests/test_injection.py
+	SFTDATA_FUZZ_PAGES=20000 $(BIN)/python -m pytest -q tests/test_fuzz_html.py
 
 faults: $(VENV)/.dev
 	cd tests && ../$(BIN)/python -m faults
@@ -49,6 +50,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/rebuild.py
 	$(BIN)/python benchmarks/slop.py
+	$(BIN)/python benchmarks/html_pages.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis documents shards models

@@ -87,6 +87,7 @@ def main() -> None:
 
 
 for command in (
+    build.init,
     build.ingest,
     build.build,
     build.run_task,

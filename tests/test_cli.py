@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": ["--help", "--html", "--json", "--row", "--split"],
     "preview": ["--allow-code", "--help", "--json", "--rows", "--set"],
     "report": ["--help", "--json", "--out"],
+    "init": ["--help", "--json", "--out"],
     "schema": ["--help"],
     "merge-lora": ["--help", "--out"],
     "train": ["--allow-code", "--help", "--json", "--out", "--plan", "--recipe", "--resume", "--set"],

@@ -1,4 +1,4 @@
-"""The commands that make data, or show how it would be made: `ingest`, `build`, `run-task`, `preview`, `ablate`, `schema`."""
+"""The commands that make data, or show how it would be made: `init`, `ingest`, `build`, `run-task`, `preview` and others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from sftdata.commands.options import PLACE, code_option, json_option, out_option
 
 if TYPE_CHECKING:
     from sftdata.recipe_loader import Loaded
+
+
+@click.command()
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The recipe to write; by default RAW's name and .yaml.")
+@json_option
+def init(raw: Path, out: Path | None, as_json: bool) -> None:
+    """Look at raw files and write a commented recipe that builds."""
+    from sftdata.initializing import init as run
+
+    done = run(raw, out=out)
+    if as_json:
+        names = [source.name for source in done.sources]
+        screen.show_json({"recipe": str(done.recipe), "sources": names, "skipped": done.skipped})
+    screen.note(f"{done.recipe}: {len(done.sources)} sources; next: sftdata preview {done.recipe}")
 
 
 @click.command()

@@ -10,12 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
 
-from sftdata.ingestors._html_tree import CELLS, Element, element_names
-
-if TYPE_CHECKING:
-    import turbohtml
+from sftdata.ingestors._html_tree import CELLS, Element
 
 _HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 _TEXTUAL = _HEADINGS | frozenset(str.split("p pre blockquote li dd dt td th tr tbody table ul ol dl code"))
@@ -23,26 +19,24 @@ _LEAVES = frozenset(str.split("p li td th tr tbody table pre span b blockquote u
 _LISTS = frozenset(str.split("ul ol dl table div section"))
 _SENTENCE = re.compile(r"[.!?…:;,]['\"”’)»]?(?:\s|$)|[。！？，、；：]")
 
-_FREE = 20
+FREE = 20
 """Characters that a block must have before it is worth anything: menu entries and labels have fewer."""
 _DEBT = -15.0
 """The least that a part counts for the one around it: long menus do not outweigh an article."""
 _LINK_PRICE = 2
 """Characters of text that one character in a link takes away."""
-_FILLED = 0.83
+FILLED = 0.83
 """Share of the value from which a part stands for the one around it."""
 _MEANT = 0.4
 """The same for a part that the page itself declares to be the article."""
 _PIECE = 0.05
 """The same for each of the pieces that such an article is in."""
-_DOUBTS_DENIED = {1: 0.4, 2: 0.9}
+DOUBTS_DENIED = {1: 0.4, 2: 0.9}
 """Share of the page's text from which a part cannot be boilerplate, by how sure its name says that it is."""
-_ENOUGH = 200
-"""Characters of paragraphs side by side from which they are taken for the main part without a look at the rest."""
 _LEAD = 0.3
 """Share of the value that may stand before the headline, and is left out with it."""
 
-_SURE_NAMES = frozenset(("nav", "footer", "aside", "form", "figcaption", "menu", "button", "select", "textarea", "dialog"))
+SURE_NAMES = frozenset(("nav", "footer", "aside", "form", "figcaption", "menu", "button", "select", "textarea", "dialog"))
 _SURE = (
     r"foot|footer|footnav|nav|navbar|navigation|menu|breadcrumbs?|comments?|commentlist|disqus|cookies?|sidebar|rail|outbrain"
     r"|taboola|newsletter|login|masthead|modal|popup|overlay|tooltip|skip|share|sharing|social"
@@ -85,14 +79,15 @@ def _worth(element: Element) -> float:
 
 def _doubt(elements: Sequence[Element]) -> None:
     for element in elements:
-        if element.name in _SURE_NAMES:
+        if element.name in SURE_NAMES:
             element.doubt = 2
         elif element.names and element.name not in ("html", "body"):
-            element.doubt = _name_doubt(element.names)
+            element.doubt = name_doubt(element.names)
 
 
 @lru_cache(maxsize=1 << 14)
-def _name_doubt(names: str) -> int:
+def name_doubt(names: str) -> int:
+    """Return how sure an element's names say that it is boilerplate: 0, 1 or 2."""
     text = _HUMP.sub("-", _telling(names).replace("@", ""))
     if not _IS_LIKELY.search(text):
         return 0
@@ -138,10 +133,10 @@ def _block_value(block: Element) -> float:
         return 0.0
     text = " ".join(block.texts)
     weight = 1.0 if text.isascii() else (1 + len(text.encode("utf-8", "replace")) / len(text)) / 2
-    value = weight * (block.num_chars - (1 + _LINK_PRICE) * block.num_linked) - _FREE
-    if weight * block.num_chars <= _FREE or not _SENTENCE.search(text):
-        value = min(value, _FREE) - _FREE
-    return value + _FREE if block.name in ("p", "pre", "blockquote") else value
+    value = weight * (block.num_chars - (1 + _LINK_PRICE) * block.num_linked) - FREE
+    if weight * block.num_chars <= FREE or not _SENTENCE.search(text):
+        value = min(value, FREE) - FREE
+    return value + FREE if block.name in ("p", "pre", "blockquote") else value
 
 
 def _deny_doubts(elements: Sequence[Element], total: float) -> None:
@@ -149,7 +144,7 @@ def _deny_doubts(elements: Sequence[Element], total: float) -> None:
     for element in reversed(elements):
         if element.value > 0:
             element.held += element.value
-        if element.doubt and element.held > _DOUBTS_DENIED[element.doubt] * total:
+        if element.doubt and element.held > DOUBTS_DENIED[element.doubt] * total:
             element.doubt = 0
         if element.held and element.parent is not None:
             element.parent.held += element.held
@@ -162,9 +157,25 @@ def _narrowed(part: Element) -> Element:
     """Return the innermost part that holds nearly all that `part` is worth."""
     while True:
         inner = max((child for child in part.children if isinstance(child, Element)), key=_worth, default=None)
-        if inner is None or inner.name in _LEAVES or _worth(inner) <= _FILLED * part.value:
+        if inner is None or inner.name in _LEAVES or _worth(inner) <= FILLED * part.value or _has_twin(inner, part):
             return part
         part = inner
+
+
+def _has_twin(inner: Element, part: Element) -> bool:
+    """Say whether a part with a class has a sibling with the same that holds text: an answer beside answers."""
+    classes = _classes(inner)
+    return bool(classes) and any(
+        isinstance(child, Element)
+        and child is not inner
+        and _worth(child) > 0
+        and (child.name, _classes(child)) == (inner.name, classes)
+        for child in part.children
+    )
+
+
+def _classes(element: Element) -> str:
+    return element.names.partition("#")[0].partition("@")[0].strip()
 
 
 def _declared(elements: Sequence[Element], part: Element) -> Element:
@@ -242,47 +253,3 @@ def _leave_out_headline(elements: Sequence[Element], main: Element) -> None:
     if sum(max(part.value, 0.0) for part in before if not part.is_dropped) < _LEAD * main.value:
         for part in before:
             part.is_dropped = True
-
-
-# The same, found without a look at most of the page.
-
-
-def main_region(document: turbohtml.Document) -> turbohtml.Element | None:
-    """Return the element around the page's paragraphs (`p`) that hold the main part; None where they have too little text.
-
-    Only those are looked at: a page takes a tenth of the time of `keep_main`, which then has only that element to judge.
-    """
-    lengths: dict[Any, int] = {}
-    for paragraph in document.find_all("p"):
-        num_chars = len(paragraph.text) - _FREE
-        if num_chars > 0:
-            around: Any = paragraph.parent
-            lengths[around] = lengths.get(around, 0) + num_chars
-    sure = {node: length for node, length in lengths.items() if not _is_in_boilerplate(node)}
-    if sum(sure.values()) > (1 - _DOUBTS_DENIED[2]) * sum(lengths.values()):
-        lengths = sure
-    best = max(lengths, key=lengths.__getitem__, default=None)
-    if best is None or lengths[best] < _ENOUGH:
-        return None
-    held: dict[Any, int] = {}
-    for node, length in lengths.items():
-        for around in _nodes_around(node):
-            held[around] = held.get(around, 0) + length
-    for around in _nodes_around(best):
-        if held[around] * _FILLED > held[best]:
-            best = around
-    return cast("turbohtml.Element", best)
-
-
-def _nodes_around(node: Any) -> Iterator[Any]:
-    """Yield a parsed element and all that it stands in, the document not."""
-    while node.parent is not None:
-        yield node
-        node = node.parent
-
-
-def _is_in_boilerplate(node: Any) -> bool:
-    return any(
-        around.tag in _SURE_NAMES or (around.tag not in ("html", "body") and _name_doubt(element_names(around)) == 2)
-        for around in _nodes_around(node)
-    )

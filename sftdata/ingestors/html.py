@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from sftdata.errors import RecipeError
 from sftdata.ingestors import _html_scan as scanning
 from sftdata.ingestors._html_head import read_metadata
-from sftdata.ingestors._html_main import keep_main, main_region
+from sftdata.ingestors._html_main import keep_main
+from sftdata.ingestors._html_region import main_region
 from sftdata.ingestors._html_text import element_text
 from sftdata.ingestors._html_tree import Tree, is_shown, read_soup, read_tree
 from sftdata.records import Bad, Record
