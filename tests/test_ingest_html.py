@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -264,7 +265,7 @@ def test_html_reads_xhtml_and_compressed_pages(tmp_path: Path) -> None:
 WORDS = st.lists(st.text(st.sampled_from(list("abc你é&<>'\"")), min_size=1, max_size=6), min_size=1, max_size=4).map(" ".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=int(os.environ.get("SFTDATA_FUZZ_TABLES", "100")), deadline=None)
 @given(
     table=st.integers(1, 3).flatmap(
         lambda width: st.lists(st.lists(WORDS, min_size=width, max_size=width), min_size=1, max_size=5)

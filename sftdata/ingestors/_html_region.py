@@ -26,8 +26,9 @@ def main_region(document: turbohtml.Document) -> turbohtml.Element | None:
         if num_chars > 0:
             around: Any = paragraph.parent
             lengths[around] = lengths.get(around, 0) + num_chars
-    lengths = {node: length for node, length in lengths.items() if _is_shown(node)}
-    sure = {node: length for node, length in lengths.items() if not _is_in_boilerplate(node)}
+    standing: dict[Any, int] = {}
+    lengths = {node: length for node, length in lengths.items() if _standing(node, standing) != _HIDDEN}
+    sure = {node: length for node, length in lengths.items() if standing[node] == _SHOWN}
     if sum(sure.values()) > (1 - DOUBTS_DENIED[2]) * sum(lengths.values()):
         lengths = sure
     best = max(lengths, key=lengths.__getitem__, default=None)
@@ -57,13 +58,25 @@ def _nodes_around(node: Any) -> Iterator[Any]:
         node = node.parent
 
 
-def _is_shown(node: Any) -> bool:
-    """Say whether an element stands in nothing hidden; what a template holds is a fragment, which has no name."""
-    return all(hasattr(around, "tag") and not hides(around.tag, around.attrs) for around in _nodes_around(node))
+_SHOWN, _IN_BOILERPLATE, _HIDDEN = 0, 1, 2
 
 
-def _is_in_boilerplate(node: Any) -> bool:
-    return any(
-        around.tag in SURE_NAMES or (around.tag not in ("html", "body") and name_doubt(element_names(around)) == 2)
-        for around in _nodes_around(node)
-    )
+def _standing(node: Any, known: dict[Any, int]) -> int:
+    """Say what an element stands in; `known` keeps the answers for it and all that it stands in, which others share."""
+    path = []
+    for around in _nodes_around(node):
+        if around in known:
+            break
+        path.append(around)
+    standing = known.get(path[-1].parent if path else node, _SHOWN)
+    for around in reversed(path):
+        standing = known[around] = max(standing, _own_standing(around))
+    return standing
+
+
+def _own_standing(node: Any) -> int:
+    if not hasattr(node, "tag") or hides(node.tag, node.attrs):  # what a template holds is a fragment, which has no name
+        return _HIDDEN
+    if node.tag in SURE_NAMES:
+        return _IN_BOILERPLATE
+    return int(node.tag not in ("html", "body") and bool(node.attrs) and name_doubt(element_names(node)) == 2)
