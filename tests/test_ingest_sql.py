@@ -250,7 +250,7 @@ def test_sql_row_over_the_limit_is_bad_and_reading_goes_on(tmp_path: Path, monke
 
 
 def test_sql_rows_are_the_same_wherever_the_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sftdata.ingestors.sql._HEAD_CHARS", 256)
+    monkeypatch.setattr("sftdata.ingestors._sql_dump.HEAD_CHARS", 256)
     row = r"(1,'it\'s ''q'' ),(\\',-1.5e3,NULL),(2,/*x*/'b' || 'c',0xAB,_binary 'z')"
     dump = MYSQL_HEAD + "".join(f"INSERT INTO `t` (`a`,`b`,`c`,`d`) VALUES {row},{row};\n" for _ in range(40))
     wanted = values(read(tmp_path, dump))

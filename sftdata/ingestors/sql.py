@@ -1,238 +1,114 @@
-"""SQL dumps of MySQL, MariaDB, PostgreSQL and SQLite: parsed, never executed."""
+"""SQL dumps of MySQL, MariaDB, PostgreSQL and SQLite, parsed and never executed, and SQLite database files."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from sftdata.errors import DataError, suggest
-from sftdata.ingestors import _sql_tables as tables
-from sftdata.ingestors._encoding import decode_stream, original_bytes, stream_encoding, text_encoding, undecodable
-from sftdata.ingestors._sql_rows import PASSED_STATEMENTS, BrokenRows, RawRow, broken_statement, copy_rows, cut_off, insert_rows
-from sftdata.ingestors._sql_text import MAX_CHARS, QUALIFIED, Name, Window, patterns, tell_dialect
+from sftdata.ingestors._encoding import decode_stream, stream_encoding, text_encoding
+from sftdata.ingestors._sql_database import is_database, open_database
+from sftdata.ingestors._sql_dump import HEAD_CHARS, Dump, Look
+from sftdata.ingestors._sql_join import joined, read_join
+from sftdata.ingestors._sql_text import Window, tell_dialect
+from sftdata.ingestors._sql_where import Selection, Where
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
-from sftdata.schemas import QUARANTINE_BYTES
 from sftdata.sources import InputFile
 
-_HEAD_CHARS = 1 << 16
-"""Characters by which the dialect is told, and that a statement takes up before its first row at most."""
+Dialect = Literal["auto", "mysql", "postgresql", "sqlite"]
 
-_INSERT = re.compile(
-    r"(?:INSERT|REPLACE)\b(?:\s+(?:LOW_PRIORITY|DELAYED|HIGH_PRIORITY|IGNORE|OR\s+\w+))*+\s+(?:INTO\s+)?"
-    rf"(?P<table>{QUALIFIED})\s*+(?P<columns>\([^()]*+\))?\s*+(?:OVERRIDING\s+\w+\s+VALUE\s+)?(?P<values>VALUES?\b)?",
-    re.IGNORECASE,
-)
-_COPY = re.compile(
-    rf"COPY\s+(?P<table>{QUALIFIED})\s*+(?P<columns>\([^()]*+\))?\s+FROM\s+stdin\s*+;(?P<return>\r?)\n", re.IGNORECASE
-)
-_KEYWORD = re.compile(r"[A-Za-z]+")
-_BODY = re.compile(r"CREATE\s+(?:(?:TEMP(?:ORARY)?\s+)?TRIGGER\b[^;$]*?\bBEGIN|[^;$]*?\bBEGIN\s+ATOMIC)\b", re.IGNORECASE)
-"""A routine whose body holds statements of its own."""
-_BODY_END = re.compile(r"\s*END\b", re.IGNORECASE)
-_DELIMITER_BACK = re.compile(r"[ \t]+;[ \t]*\r?(?:\n|\Z)")
-_UNKNOWN = "?"
-"""The table of a bad row in ids, where the dump does not let it be known."""
+DATABASE = "sqlite database"
+"""What `sniff` calls a database file."""
 
 
-@ingestor(suffixes=(".sql",), libraries=("sqlparse",))
+class _Wanted(NamedTuple):
+    table: str | None
+    selection: Selection
+    join: dict[str, Any] | None
+
+
+def sniff(file: InputFile, *, dialect: Dialect = "auto", encoding: str = "utf-8", **_: Any) -> dict[str, Any]:
+    """Return the dialect and encoding of a dump, or that the file is a SQLite database."""
+    if is_database(file):
+        return {"dialect": DATABASE}
+    codec = stream_encoding(file) or text_encoding(encoding)
+    with file.open() as stream:
+        window = Window(decode_stream(stream, codec))
+        window.ensure(HEAD_CHARS)
+    if not window.text.strip():
+        raise DataError(f"{file.path}: is empty")
+    return {"dialect": tell_dialect(window.text[:HEAD_CHARS]) if dialect == "auto" else dialect, "encoding": codec}
+
+
+@ingestor(suffixes=(".sql", ".sqlite", ".sqlite3", ".db"), libraries=("sqlparse",), sniff=sniff)
 def sql(
     file: InputFile,
     *,
     table: str | None = None,
     columns: list[str] | None = None,
-    dialect: Literal["auto", "mysql", "postgresql", "sqlite"] = "auto",
+    where: str | None = None,
+    join: dict[str, Any] | None = None,
+    dialect: Dialect = "auto",
     encoding: str = "utf-8",
 ) -> Iterator[Record | Bad]:
-    """Read the rows of a SQL dump (mysqldump, pg_dump, sqlite .dump); nothing of it is ever executed.
+    """Read the rows of a SQL dump (mysqldump, pg_dump, sqlite .dump) or of a SQLite file; nothing in it is ever executed.
 
     Rows come from INSERT, REPLACE and COPY … FROM stdin; ids are `table/number`, numbered by table. `table`: the one to read,
     by default all but SQLite's own. `columns`: the ones to keep; or, where the dump does not name them, their names in order.
+    `where`: simple comparisons joined by `and` that a row must meet (score >= 3 and lang in ('zh', 'en') and body is not null).
+    `join`: {table: answers, on: {id: question_id}} brings each row of `table` together with each row of the other one whose key
+    is equal; its fields are `answers.column`, its id `questions/3+answers/7`; `where` and `columns` then speak of the pair.
+
     Strings stay text, NULL is null, numbers keep their value (as text where no float has it), binary strings become hexadecimal
     digits. A row with too many or too few values is bad, and so is a statement that cannot be read: reading goes on behind its
     end. Raises DataError for an unknown table or column, and where nothing names the columns.
     """
-    codec = stream_encoding(file) or text_encoding(encoding)
+    wanted = _Wanted(table, Selection(columns, Where(where) if where is not None else None), join)
+    look = file.layout or sniff(file, dialect=dialect, encoding=encoding)
+    if look["dialect"] == DATABASE:
+        yield from _database_rows(file, wanted)
+    else:
+        yield from _dump_rows(file, Look(look["dialect"], look["encoding"]), wanted)
+
+
+def _database_rows(file: InputFile, wanted: _Wanted) -> Iterator[Record | Bad]:
+    with open_database(file) as database:
+        if wanted.join is not None:
+            pairs = joined(file.place, partial(database.rows, selection=Selection()), read_join(wanted.table, wanted.join))
+            yield from _selected(file, pairs, wanted)
+            return
+        for table in [wanted.table] if wanted.table is not None else database.tables:
+            yield from database.rows(table, wanted.selection)
+
+
+def _dump_rows(file: InputFile, look: Look, wanted: _Wanted) -> Iterator[Record | Bad]:
+    if wanted.join is None:
+        yield from _read_dump(wanted.table, file=file, look=look, selection=wanted.selection)
+        return
+    rows = partial(_read_dump, file=file, look=look, selection=Selection())
+    yield from _selected(file, joined(file.place, rows, read_join(wanted.table, wanted.join)), wanted)
+
+
+def _read_dump(table: str | None, *, file: InputFile, look: Look, selection: Selection) -> Iterator[Record | Bad]:
     with file.open() as stream:
-        window = Window(decode_stream(stream, codec))
-        window.ensure(_HEAD_CHARS)
-        if not window.text.strip():
-            raise DataError(f"{file.path}: is empty")
-        name = tell_dialect(window.text[:_HEAD_CHARS]) if dialect == "auto" else dialect
-        dump = _Dump(file, window, name, codec, table, columns)
+        dump = Dump(file, Window(decode_stream(stream, look.encoding)), look, table, selection)
         yield from dump.rows()
     if table is not None and not dump.found:
         raise DataError(f"{file.path}: no table {table!r}{suggest(table, dump.seen)}")
 
 
-class _Dump:
-    """One reading of a dump."""
-
-    def __init__(
-        self, file: InputFile, window: Window, dialect: Name, encoding: str, table: str | None, columns: list[str] | None
-    ) -> None:
-        self._file, self._window, self._dialect, self._encoding = file, window, dialect, encoding
-        self._table, self._columns = table, columns
-        self._patterns = patterns(dialect)
-        self._created: dict[str, tables.Table] = {}
-        self._numbers: Counter[str] = Counter()
-        self.seen: set[str] = set()
-        self.found = False
-
-    def rows(self) -> Iterator[Record | Bad]:
-        """Yield the rows of all statements."""
-        window = self._window
-        while True:
-            window.skip_gap(hash_comments=self._dialect == "mysql")
-            window.ensure(_HEAD_CHARS)
-            if window.position >= len(window.text):
-                break
-            match = _KEYWORD.match(window.text, window.position)
-            yield from self._statement(match[0].upper() if match else "")
-        if window.in_comment:
-            yield self._bad(_UNKNOWN, cut_off(window))
-
-    def _statement(self, keyword: str) -> Iterator[Record | Bad]:
-        if keyword in ("INSERT", "REPLACE"):
-            return self._insert()
-        if keyword == "COPY":
-            return self._copy()
-        if keyword == "DELIMITER":
-            return self._pass_routines()
-        if keyword == "CREATE" or keyword in PASSED_STATEMENTS or self._window.text.startswith(";", self._window.position):
-            return self._pass_statement()
-        return iter((self._bad(_UNKNOWN, broken_statement(self._window, "not a statement that a dump may hold")),))
-
-    def _pass_statement(self) -> Iterator[Bad]:
-        """Go behind a statement without rows; of CREATE TABLE keep the columns."""
-        end = self._statement_end()
-        if end is None:
-            yield self._bad(_UNKNOWN, cut_off(self._window))
-            return
-        created = tables.read_create_table(self._window.text[self._window.position : end], self._dialect)
-        if created is not None:
-            self._created[created[0]] = created[1]
-            self._meet(created[0])
-        self._window.position = end
-
-    def _statement_end(self) -> int | None:
-        """Return the position behind the statement, with the statements of a routine's body; None where it is cut off."""
-        window, size = self._window, 0
-        while True:
-            match = self._patterns.statement.match(window.text, window.position + size)
-            if match is None:
-                if len(window.text) - window.position > MAX_CHARS or not window.more():
-                    return None
+def _selected(file: InputFile, pairs: Iterator[Record | Bad], wanted: _Wanted) -> Iterator[Record | Bad]:
+    """Yield the wanted fields of the wanted pairs."""
+    checked = False
+    for pair in pairs:
+        if isinstance(pair, Record):
+            if not checked:
+                wanted.selection.check(file.place, f"{wanted.table} joined", pair.fields)
+                checked = True
+            fields = wanted.selection.apply(pair.fields)
+            if fields is None:
                 continue
-            size = match.end() - window.position
-            if not _BODY.match(window.text, window.position, match.end()) or _BODY_END.match(match[0]):
-                return match.end()
-
-    def _pass_routines(self) -> Iterator[Bad]:
-        """Go behind the routines between which the client's statement end is another one (DELIMITER ;; … DELIMITER ;)."""
-        window = self._window
-        while window.skip_past("\nDELIMITER"):
-            window.ensure(64)
-            if match := _DELIMITER_BACK.match(window.text, window.position):
-                window.position = match.end()
-                return
-        yield self._bad(_UNKNOWN, cut_off(self._window))
-
-    def _insert(self) -> Iterator[Record | Bad]:
-        window = self._window
-        head = _INSERT.match(window.text, window.position)
-        if head is None or head["values"] is None:
-            name = tables.label(head["table"]) if head else _UNKNOWN
-            yield self._bad(name, broken_statement(window, "an INSERT that lists no VALUES"))
-            return
-        name = tables.label(head["table"])
-        wanted = self._meet(name)
-        names = self._names(name, head["columns"]) if wanted else []
-        window.position = head.end()
-        for row in insert_rows(window, self._dialect, self._encoding, len(names)):
-            if isinstance(row, BrokenRows):
-                yield self._bad(name, row)
-            elif wanted:
-                yield self._record(name, names, row)
-
-    def _copy(self) -> Iterator[Record | Bad]:
-        window = self._window
-        head = _COPY.match(window.text, window.position)
-        if head is None:
-            yield self._bad(_UNKNOWN, broken_statement(window, "a COPY other than FROM stdin in text format"))
-            return
-        name = tables.label(head["table"])
-        wanted = self._meet(name)
-        names = self._names(name, head["columns"]) if wanted else []
-        converters = self._converters(name, names)
-        window.position = head.end()
-        for row in copy_rows(window, bool(head["return"]), wanted):
-            if isinstance(row, BrokenRows):
-                yield self._bad(name, row)
-            elif wanted:
-                for place, convert in converters:
-                    if place < len(row.values) and row.values[place] is not None:
-                        row.values[place] = convert(row.values[place])
-                yield self._record(name, names, row)
-
-    def _converters(self, name: str, names: list[str]) -> list[tuple[int, Callable[[str], Any]]]:
-        """Return (place, function) of the columns whose text is a number or a truth value."""
-        created = self._created.get(name)
-        if created is None:
-            return []
-        kinds = dict(zip(created.columns, created.types, strict=True))
-        found = [(place, tables.copy_converter(kinds.get(column, ""))) for place, column in enumerate(names)]
-        return [(place, convert) for place, convert in found if convert is not None]
-
-    def _meet(self, name: str) -> bool:
-        """Note a table of the dump and say whether its rows are wanted."""
-        self.seen.add(name)
-        if self._table is None:
-            return not name.startswith("sqlite_")
-        wanted = self._table in (name, name.rpartition(".")[2])
-        self.found = self.found or wanted
-        return wanted
-
-    def _names(self, name: str, listed: str | None) -> list[str]:
-        """Return the names of a statement's columns. Raises DataError where nothing tells them, or not the chosen ones."""
-        created = self._created.get(name)
-        if listed is None and (created is None or not created.columns):
-            if self._columns is None:
-                raise DataError(
-                    f"{self._file.path}: line {self._window.line()}: neither CREATE TABLE nor INSERT names the columns of"
-                    f" {name!r}; name them in order with columns: [...]"
-                )
-            return self._columns
-        names = tables.column_list(listed) if listed is not None else created.columns if created else []
-        unknown = next((column for column in self._columns or () if column not in names), None)
-        if unknown is not None:
-            raise DataError(f"{self._file.path}: table {name!r} has no column {unknown!r}{suggest(unknown, names)}")
-        return names
-
-    def _record(self, name: str, names: list[str], row: RawRow) -> Record | Bad:
-        if len(row.values) != len(names):
-            message = f"{len(row.values)} values, the table has {len(names)} columns"
-            return self._bad(name, BrokenRows("sql_columns", message, row.text, self._window.line()))
-        if not self._window.sound and _holds_undecodable(row):
-            message = f"bytes that are not {self._encoding}"
-            return self._bad(name, BrokenRows("encoding", message, row.text, self._window.line()))
-        fields = dict(zip(names, row.values, strict=True))
-        if self._columns is not None:
-            fields = {column: fields[column] for column in self._columns}
-        return Record(self._key(name), fields)
-
-    def _bad(self, name: str, broken: BrokenRows) -> Bad:
-        raw = original_bytes(broken.text[:QUARANTINE_BYTES], self._encoding)
-        return Bad(self._key(name), broken.reason, f"line {broken.line}: {broken.message}", raw)
-
-    def _key(self, name: str) -> str:
-        number = self._numbers[name]
-        self._numbers[name] += 1
-        return f"{name}/{number}"
-
-
-def _holds_undecodable(row: RawRow) -> bool:
-    """Say whether a text of the row holds bytes that are not in the encoding; in a binary string they are fine."""
-    return undecodable(row.text) and any(isinstance(value, str) and undecodable(value) for value in row.values)
+            pair = pair._replace(fields=fields)
+        yield pair
