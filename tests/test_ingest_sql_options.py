@@ -101,7 +101,8 @@ def test_where_agrees_with_sqlite(rows: list[tuple[Any, Any]], number: int, text
     literal = "'" + text.replace("'", "''") + "'"
     where = f"n {operators[0]} ({number}) and t {operators[1]} ({literal})"
     for plain in {*operators} - {"in", "not in"}:
-        where = where.replace(f"n {plain} ({number})", f"n {plain} {number}").replace(f"{plain} ({literal})", f"{plain} {literal}")
+        where = where.replace(f"n {plain} ({number})", f"n {plain} {number}")
+        where = where.replace(f"{plain} ({literal})", f"{plain} {literal}")
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE r (n INTEGER, t TEXT)")
         connection.executemany("INSERT INTO r VALUES (?, ?)", rows)
