@@ -225,7 +225,7 @@ class RowScan:
                         return self._skip(start, position, "csv_quote", "a quote that is never closed")
                     return None
                 if self._too_long(text[position:end]):
-                    return self._skip(start, position, "csv_quote", "a quoted field of more than 1,000 lines or 8 MiB")
+                    return self._skip(start, position, "csv_quote", "a quote that is never closed")
                 if text[end : end + 1] not in ("", self._delimiter, "\r", "\n"):
                     return self._skip(start, position, "csv_quote", "text after a closing quote")
             if end - start > MAX_ROW_CHARS:
