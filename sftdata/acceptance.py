@@ -51,7 +51,7 @@ class Samples(NamedTuple):
         found = np.append(self.shortened, -1)[place] == sample
         return np.where(found, np.append(values, 0)[place], whole)
 
-    def pieces(self, sample: Int64, start: Integers, length: Integers) -> tuple[Int64, Integers, Integers, Bool]:
+    def pieces(self, sample: Integers, start: Integers, length: Integers) -> tuple[Int64, Integers, Integers, Bool]:
         """Return where runs of tokens of samples lie in their rows: (which run, start, length, joined to the piece before).
 
         sample, start, length: (m,), counted in what is left of the row.

@@ -30,7 +30,7 @@ class Mix:
     at 0. keys: (n,) one seeded hash for each place of `order`, for what puts groups of these rows in seeded order later.
     """
 
-    order: Int64
+    order: Integers
     copy: npt.NDArray[np.int32]
     bucket_ends: Int64
     keys: UInt64

@@ -66,16 +66,11 @@ def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict
     """
     unit = spec["mix"]["by"] or "tokens"
     names = [ask["name"] for ask in spec["weights"]]
-    source = _source_numbers(spec)[contents.part]
-    num_copies = np.bincount(mixed.order, minlength=len(source))
     sizes = _sizes(contents, unit)
-    before = _sums(source, sizes, len(names))
-    after = _sums(source, sizes * num_copies, len(names))
-    columns = {
-        "samples": _sums(source, num_copies, len(names)),
-        "tokens": _sums(source, contents.length * num_copies, len(names)),
-        "trained_tokens": _sums(source, contents.trained * num_copies, len(names)),
-    }
+    sums = {"samples": None, "tokens": contents.length, "trained_tokens": contents.trained}
+    before = _sums_by_source(contents, spec, sizes, None)
+    after = _sums_by_source(contents, spec, sizes, mixed.order)
+    columns = {name: _sums_by_source(contents, spec, values, mixed.order) for name, values in sums.items()}
     asked: list[float | None] = [None] * len(names)
     if spec["mix"]["strategy"] == "weighted":
         asked = [float(target.asked) for target in _targets(spec, before)]
@@ -90,6 +85,23 @@ def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict
         for number, name in enumerate(names)
     }
     return {"by": unit, "sources": found}
+
+
+BLOCK = 1 << 22
+"""Samples that are summed up at once: what is computed of them stays small."""
+
+
+def _sums_by_source(contents: Contents, spec: dict[str, Any], values: Integers | None, order: Integers | None) -> list[int]:
+    """Return the sum of `values`, or the number of samples, over the samples of each source: those in `order`, or all."""
+    source = _source_numbers(spec)
+    totals = [0] * len(spec["weights"])
+    for first in range(0, len(contents.part) if order is None else len(order), BLOCK):
+        chosen = slice(first, first + BLOCK) if order is None else order[first : first + BLOCK]
+        mine = source[contents.part[chosen]]
+        weights = None if values is None else values[chosen]
+        found = np.bincount(mine, weights=weights, minlength=len(totals))  # exact: a block's sum is below 2 to the 53rd
+        totals = [total + int(more) for total, more in zip(totals, found, strict=True)]
+    return totals
 
 
 def _copies(contents: Contents, spec: dict[str, Any]) -> npt.NDArray[np.int32]:
@@ -120,7 +132,7 @@ def _targets(spec: dict[str, Any], sizes: Sequence[int]) -> list[weighting.Targe
 def _sizes(contents: Contents, unit: str) -> Integers:
     """Return what each sample counts for; of a record that was split only the first sample counts as a row."""
     if unit == "rows":
-        begins = np.ones(len(contents.row), dtype=np.int64)
+        begins = np.ones(len(contents.row), dtype=np.int8)
         begins[1:] = contents.row[1:] != contents.row[:-1]
         return begins
     return contents.length if unit == "tokens" else contents.trained

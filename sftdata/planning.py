@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +61,17 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         samples = accept(rows, spec, log)
         for index, name in enumerate(SPLITS):
             if index == 0 or spec["split"]["validation"]:
-                found = _Split(index, rows, samples, np.flatnonzero(rows.split[samples.row] == index))
+                found = _Split(index, rows, samples, _places(rows.split[samples.row] == index))
                 splits[name] = _plan_split(folder / plan_name(name), found, spec, log)
     counts["kept"] = counts["rows"] - counts["dropped"]
     counts["kept_tokens"] = sum(split["tokens"] for split in splits.values())
     return {"counts": dict(counts), "splits": splits}
+
+
+def _places(chosen: npt.NDArray[np.bool_]) -> Integers:
+    """Return the places that are True, in four bytes each where they fit."""
+    places = np.flatnonzero(chosen)
+    return places.astype(np.int32) if len(chosen) < 2**31 else places
 
 
 def _read_rows(spec: dict[str, Any]) -> Rows:
@@ -112,7 +118,7 @@ class _Split(NamedTuple):
     number: int
     rows: Rows
     samples: Samples
-    chosen: Int64
+    chosen: Integers
 
     def contents(self) -> Contents:
         """Return what mixing needs."""
@@ -126,32 +132,44 @@ class _Split(NamedTuple):
 
 def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) -> dict[str, Any]:
     """Mix and pack the samples of one split, write its plan, and return what its shards will hold."""
-    contents = found.contents()
     training = found.number == 0
-    mixed = _mix(contents, found, spec) if training else mixing.concat(contents.identity, seed=spec["seed"], shuffle=False)
-    lengths = contents.length[mixed.order]
+    mixed, lengths, facts = _mixed(found, spec, training)
     strategy, published = packing_of(spec, found.number)
     sequence_len = spec["tokenize"]["sequence_len"] or 1
     if strategy == "padding" and not published:  # tokenize.compat may keep rows that are longer
         sequence_len = max(sequence_len, int(lengths.max(initial=1)))
     packed = _pack(found, mixed, lengths, sequence_len, spec)
+    mixed = replace(mixed, keys=np.zeros(0, dtype=np.uint64))
     report = packing.report_packing(packed, lengths, strategy=strategy, sequence_len=sequence_len)
     _write_plan(path, found, mixed, packed)
     _record_outcomes(found, mixed, packed, log)
-    ends = np.append(0, np.cumsum(packed.length, dtype=np.int64))
     return {
         "strategy": strategy,
         "rows": report.num_rows,
         "segments": report.num_segments,
         "samples": len(mixed.order) - report.num_samples_lost,
         "tokens": report.num_tokens_out,
-        "weighted": bool(found.rows.weighted[contents.row].any()),
+        **facts,
         "bucket_rows": [int(count) for count in packed.bucket_rows],
         "group_rows": spec["mix"]["group_by_length"] or 1 if training else 1,
-        "shard_rows": _cut_shards(np.diff(ends[packed.pack_offsets]), spec["shards"]["max_bytes"]),
+        "shard_rows": _cut_shards(_row_tokens(packed), spec["shards"]["max_bytes"]),
         "packing": asdict(report),
-        **({"mixture": report_mixture(contents, mixed, spec)} if training else {}),
     }
+
+
+def _mixed(found: _Split, spec: dict[str, Any], training: bool) -> tuple[Mix, Integers, dict[str, Any]]:
+    """Return the order of a split's samples, their lengths in that order, and what is told of them.
+
+    What mixing needs of the samples, 24 bytes each, is gone when this returns.
+    """
+    contents = found.contents()
+    mixed = _mix(contents, found, spec) if training else mixing.concat(contents.identity, seed=spec["seed"], shuffle=False)
+    if len(found.chosen) < 2**31:
+        mixed = replace(mixed, order=mixed.order.astype(np.int32))
+    facts: dict[str, Any] = {"weighted": bool(found.rows.weighted[contents.row].any())}
+    if training:
+        facts["mixture"] = report_mixture(contents, mixed, spec)
+    return mixed, contents.length[mixed.order], facts
 
 
 def _mix(contents: Contents, found: _Split, spec: dict[str, Any]) -> Mix:
@@ -223,6 +241,12 @@ def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLo
     log.drop(row[gone], ("pack", "spliced_out"), whole[gone])
     log.cut(row, ("pack", "cut_off"), whole, np.where(gone, 0, lost), np.ones_like(row))
     log.repeat(row, whole, num_copies)
+
+
+def _row_tokens(packed: packing.Plan) -> Int64:
+    """Return the tokens of every packed row."""
+    begins = packed.pack_offsets[:-1]
+    return np.add.reduceat(packed.length, begins, dtype=np.int64) if len(begins) else begins
 
 
 BYTES_A_TOKEN = 9

@@ -54,7 +54,7 @@ def pack(lengths: Integers, bucket_ends: Int64, *, strategy: str, sequence_len: 
             rows = order_by_keys(rows, keys[bucket])
         elif strategy == "best_fit":
             rows = order_by_place(rows)
-        buckets.append(rows._replace(item=rows.item + bucket.start))
+        buckets.append(rows._replace(item=rows.item + bucket.start) if bucket.start else rows)
     plan = join(buckets)
     if plan.length.sum(dtype=np.int64) != lengths.sum():
         raise ConservationError(f"packing {lengths.sum()} tokens gave {plan.length.sum(dtype=np.int64)}; please report this")
@@ -91,7 +91,7 @@ def pack_as_original(
             trained_head=trained_head[bucket],
             generator=generator,
         )
-        buckets.append(rows._replace(item=rows.item + bucket.start))
+        buckets.append(rows._replace(item=rows.item + bucket.start) if bucket.start else rows)
     return join(buckets)
 
 

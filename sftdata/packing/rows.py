@@ -42,11 +42,12 @@ class Rows(NamedTuple):
 
 def join(buckets: Sequence[Rows]) -> Plan:
     """Return the plan of all buckets, whose rows name their samples by place in the whole order already."""
+    sizes, item, start, length = buckets[0] if len(buckets) == 1 else map(np.concatenate, zip(*buckets, strict=True))
     return Plan(
-        pack_offsets=offsets(np.concatenate([rows.sizes for rows in buckets])),
-        item=np.concatenate([rows.item for rows in buckets]),
-        start=np.concatenate([rows.start for rows in buckets]),
-        length=np.concatenate([rows.length for rows in buckets]),
+        pack_offsets=offsets(sizes),
+        item=item,
+        start=start,
+        length=length,
         bucket_rows=np.array([len(rows.sizes) for rows in buckets], dtype=np.int64),
     )
 
