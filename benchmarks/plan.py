@@ -4,7 +4,7 @@
 
 Tokenized parts are made with random digests and lengths; their tokens, which the plan never reads, are holes in the files. The
 plan step then runs as in a build, in a process of its own, on a tenth of the parts and on all of them. Memory is the anonymous
-memory of that process (proc(5), smaps_rollup): mapped files are not in it. What a row takes is the slope between the two runs,
+memory of that process (proc(5), RssAnon): mapped files are not in it. What a row takes is the slope between the two runs,
 and 10⁹ rows are extrapolated from it in a straight line: sorts grow a little faster, by log(10⁹) / log(10⁷) = 1.3 at most.
 """
 
@@ -125,8 +125,8 @@ def specification(work: Path, parts: list[Path], strategy: str) -> dict[str, Any
 
 def anonymous() -> int:
     """Return the anonymous memory of this process in bytes."""
-    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Anonymous:"):
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -138,7 +138,7 @@ def run_plan(folder: str, spec: dict[str, Any], answer: Any) -> None:
     peak, done = [0], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
+        while not done.wait(0.02):
             peak[0] = max(peak[0], anonymous())
 
     before = anonymous()

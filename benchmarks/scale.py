@@ -5,7 +5,7 @@
 Dialogues are made from words at random and written as JSON Lines. Each size is built in a process of its own, from nothing:
 jsonl, cleaners unicode and slop, exact dedup, template chatml, best_fit packing in buckets, a tokenizer of 8,000 pieces learned
 from the same words. For every stage it prints seconds, processor seconds, megabytes of input for each of these, which is what
-one core does in a second, bytes written, and the peak of anonymous memory (proc(5), smaps_rollup) of the building process and
+one core does in a second, bytes written, and the peak of anonymous memory (proc(5), RssAnon) of the building process and
 of all workers together: mapped files are not in it, since the system drops their pages when it needs room.
 """
 
@@ -114,8 +114,8 @@ def processor_seconds(process: Any) -> float:
 def anonymous(pid: int) -> int:
     """Return the anonymous memory of a process in bytes; 0 once it has gone."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Anonymous:"):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,10 @@ from sftdata.entries import LEDGER_FILE
 from sftdata.errors import RecipeError
 from sftdata.executors.choice import choose_executor
 from sftdata.pipeline import prepare_parts, task_runner
+from sftdata.places import input_files
 from sftdata.recipe import StepSpec
 from sftdata.recipe_loader import Loaded, load_recipe
-from sftdata.scanning import Part, scan
+from sftdata.scanning import Part, num_bytes, scan
 from sftdata.tables import read_batches
 from sftdata.tasks import Prepared, TaskMaker
 
@@ -69,11 +71,10 @@ def ablate(
     loaded = load_recipe(recipe, overrides=overrides, allow_code=allow_code)
     if not any(step.name == STEP for step in _steps(loaded)):
         raise RecipeError(f"{recipe}: no source is cleaned by {STEP}, so no rule can be switched off")
-    parts = scan(loaded.recipe.sources, loaded.folder, (), allow_code=allow_code)
-    executor = choose_executor(workers, parts)
-    try:
-        with tempfile.TemporaryDirectory(prefix="sftdata-ablate-") as folder:
-            runner = task_runner(executor)
+    with tempfile.TemporaryDirectory(prefix="sftdata-ablate-") as folder:
+        listed = input_files(loaded, Path(folder), Path(folder))
+        with closing(choose_executor(workers, num_bytes(listed))) as executor:
+            parts, runner = scan(listed, executor), task_runner(executor)
 
             def prepare(of: Loaded, some: Sequence[Part]) -> list[Prepared]:
                 sources = {source.name: source for source in of.recipe.sources}
@@ -81,8 +82,6 @@ def ablate(
                 return prepare_parts(TaskMaker(of, Path(folder)), runner, mine, rows)
 
             return _compare(loaded, prepare(loaded, parts), rules, prepare)
-    finally:
-        executor.close()
 
 
 def _compare(loaded: Loaded, base: Sequence[Prepared], rules: Sequence[str], prepare: Prepare) -> Ablation:

@@ -6,8 +6,10 @@ path, no number of workers.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def assemble(folder: Path, built: Built) -> dict[str, Any]:
     _write_side_tables(side, built)
     plans = storage.make_folder(side / "plan")
     for split in splits:
-        storage.write_bytes(plans / plan_name(split), (built.plan.entry / plan_name(split)).read_bytes())
+        storage.copy(built.plan.entry / plan_name(split), plans / plan_name(split))
     write_origins(folder, _origins(built))
     body = manifest_body(built, shards, columns)
     storage.write_bytes(folder / "README.md", dataset_card(body).encode("utf-8"))
@@ -144,7 +146,7 @@ def _copy_files(source: Path, target: Path) -> None:
     storage.make_folder(target)
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != ENTRY:
-            storage.write_bytes(target / path.name, path.read_bytes())
+            storage.copy(path, target / path.name)
 
 
 def _write_side_tables(folder: Path, built: Built) -> None:
@@ -180,12 +182,19 @@ def _row_groups(schema: pa.Schema, streams: Iterable[Path]) -> Iterator[pa.Table
 
 
 def list_files(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield path, rows (0 where a file is no table), size and checksum of every file that the manifest vouches for, by path."""
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode()):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in OUTSIDE_THE_MANIFEST:
-            size, digest = path.stat().st_size, storage.file_digest(path)
-            yield {"path": name, "rows": _num_rows(path), "bytes": size, "xxh3": digest}
+    """Yield path, rows (0 where a file is no table), size and checksum of every file that the manifest vouches for, by path.
+
+    Files are hashed beside each other, on all processors.
+    """
+
+    def describe(path: Path) -> dict[str, Any]:
+        name, size, digest = path.relative_to(folder).as_posix(), path.stat().st_size, storage.file_digest(path)
+        return {"path": name, "rows": _num_rows(path), "bytes": size, "xxh3": digest}
+
+    paths = sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode())
+    listed = [path for path in paths if path.is_file() and path.relative_to(folder).as_posix() not in OUTSIDE_THE_MANIFEST]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        yield from pool.map(describe, listed)
 
 
 def _num_rows(path: Path) -> int:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError, LockedError, StorageError
 from sftdata.origins import ORIGINS_FILE, read_origins
-from sftdata.pipeline import STAGES, WORK_FOLDER, plan_build
+from sftdata.pipeline import STAGES, plan_build
+from sftdata.places import WORK_FOLDER
 from sftdata.recipe_loader import Loaded, load_recipe
 from sftdata.sealing import read_sealed
 from sftdata.shards import MANIFEST

@@ -17,10 +17,11 @@ from sftdata.entries import DOCUMENTS_FILE, QUARANTINE_FILE
 from sftdata.environment import is_pinned, with_pins
 from sftdata.errors import ConservationError, DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.pipeline import REMOTE, WORK_FOLDER, task_runner
+from sftdata.pipeline import task_runner
+from sftdata.places import REMOTE, WORK_FOLDER
 from sftdata.recipe import Source, StepSpec
 from sftdata.record_json import canonical, parse
-from sftdata.scanning import Part, check_unchanged, describe_files, scan
+from sftdata.scanning import Listed, Part, check_unchanged, describe_files, list_inputs, num_bytes, scan
 from sftdata.schemas import FORMAT_VERSION, QUARANTINE
 from sftdata.sealing import sealed
 from sftdata.shards import MANIFEST, shard_name, write_dataset_state
@@ -71,8 +72,8 @@ def ingest(
     with storage.lock(output), storage.in_use(storage.make_folder(work)):
         storage.recover(output)
         storage.remove_staged(output)
-        parts = scan([source], Path(), exclude=(output, work), remote=work / REMOTE, allow_code=allow_code)
-        tasks, summaries = _read(parts, work, workers, allow_code)
+        listed = list_inputs([source], Path(), exclude=(output, work), remote=work / REMOTE, allow_code=allow_code)
+        parts, tasks, summaries = _read(listed, work, workers, allow_code)
         check_sources([part.source.name for part in parts], summaries)
         check_some_kept(add_counts(summaries), [task.entry / QUARANTINE_FILE for task in tasks])
         check_unchanged(parts)
@@ -109,12 +110,15 @@ def _check_output(output: Path) -> None:
         raise DataError(f"{output}: holds other files; name another folder with --out")
 
 
-def _read(parts: Sequence[Part], work: Path, workers: int | None, allow_code: bool) -> tuple[list[Task], list[dict[str, Any]]]:
+def _read(
+    listed: Sequence[Listed], work: Path, workers: int | None, allow_code: bool
+) -> tuple[list[Part], list[Task], list[dict[str, Any]]]:
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise RecipeError(f"workers: {workers!r}; give a whole number, at least 1")
-    executor = choose_executor(workers, parts)
+    executor = choose_executor(workers, num_bytes(listed))
     with without_leftovers(work), closing(executor):
-        return with_pins(lambda: _attempt(parts, work, StepOrigin(Path(), allow_code), executor))
+        parts = scan(listed, executor)
+        return parts, *with_pins(lambda: _attempt(parts, work, StepOrigin(Path(), allow_code), executor))
 
 
 def _attempt(

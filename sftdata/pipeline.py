@@ -16,8 +16,8 @@ A task whose result lies in the work folder is not run again. Between stages onl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,20 @@ from sftdata.accounting import add_counts, check_conservation, check_limits, che
 from sftdata.assembling import Built, assemble
 from sftdata.environment import with_pins
 from sftdata.errors import DamagedError, DataError, RecipeError
-from sftdata.executors.choice import choose_executor
+from sftdata.executors.choice import choose_executor, scan_here
 from sftdata.executors.jobs import available_cores
 from sftdata.executors.local import run_alone
 from sftdata.gathering import gather_shard
+from sftdata.places import begun, folders, input_files, load
 from sftdata.planning import plan
 from sftdata.preparing import prepare_part
-from sftdata.recipe_loader import Loaded, load_recipe
+from sftdata.recipe_loader import Loaded
 from sftdata.remaking import tokenize_parts
 from sftdata.removing import Removals, removed_rows
 from sftdata.resolving import resolve
 from sftdata.run_record import damaged_record, describe_run, origin_of, write_run_record
 from sftdata.runner import NotYetKnown, Rehearsal, Runner, TaskPlan, TaskRunner, read_history, write_history
-from sftdata.scanning import Part, check_unchanged, scan
+from sftdata.scanning import Part, check_unchanged, num_bytes, scan
 from sftdata.shards import open_shards
 from sftdata.signing import sign_part
 from sftdata.tasks import Prepared, TaskMaker
@@ -59,9 +60,6 @@ STAGES = {
 }
 """Stage → the function that carries out one of its tasks."""
 
-WORK_FOLDER = ".sftdata-work"
-REMOTE = "remote"
-"""In the work folder: copies of inputs that URLs name."""
 Accept = Callable[[dict[str, Any]], None]
 """Sees a manifest before its folder is published, and raises where it should not be."""
 
@@ -111,10 +109,11 @@ def build(
     loaded = load(recipe, overrides, allow_code)
     _check_counts(workers, limit)
     begin = time.time()
-    with begun(loaded, out, work_dir) as (output, work, parts):
-        maker = TaskMaker(loaded, work, Removals(without, parts))
-        workplace = choose_executor(workers, parts, executor, ray_address)
+    with begun(loaded, out, work_dir) as (output, work, listed):
+        workplace = choose_executor(workers, num_bytes(listed), executor, ray_address)
         with without_leftovers(work), closing(workplace):
+            parts = scan(listed, workplace)
+            maker = TaskMaker(loaded, work, Removals(without, parts))
             built, runner = with_pins(lambda: _attempt(maker, workplace, parts, limit))
         check_unchanged(parts)
         manifest = _finished(output, built.fingerprint)
@@ -126,16 +125,6 @@ def build(
             manifest = _publish(output, built, run, accept)
         write_history(work, loaded.recipe.name, runner.planned)
     return BuildResult(output, manifest, len(runner.planned), runner.num_reused, runner.damaged, unchanged)
-
-
-@contextmanager
-def begun(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> Iterator[tuple[Path, Path, list[Part]]]:
-    """Hold the output folder and mark the work folder as used; give both, and the input parts."""
-    output, work = _folders(loaded, out, work_dir)
-    with storage.lock(output), storage.in_use(storage.make_folder(work)):
-        storage.recover(output)
-        storage.remove_staged(output)
-        yield output, work, _scan(loaded, output, work)
 
 
 def _attempt(maker: TaskMaker, executor: Any, parts: Sequence[Part], limit: int | None) -> tuple[Built, TaskRunner]:
@@ -160,10 +149,10 @@ def plan_build(
 ) -> list[TaskPlan]:
     """Return which tasks a build would run or reuse, and why, up to where the plan depends on a result that is missing."""
     loaded = load(recipe, overrides, allow_code)
-    output, work = _folders(loaded, out, work_dir)
+    output, work = folders(loaded, out, work_dir)
     _check_counts(None, limit)
     rehearsal = Rehearsal(read_history(work, loaded.recipe.name), available_cores())
-    parts = _scan(loaded, output, work)
+    parts = scan_here(input_files(loaded, output, work))
     maker = TaskMaker(loaded, work, Removals(without, parts))
     try:
         tell(maker, rehearsal, parts, limit)
@@ -250,30 +239,6 @@ def prepare_parts(maker: TaskMaker, runner: Runner, parts: Sequence[Part], limit
 def _sum_split(split: str, shards: Sequence[Any], summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
     mine = [summary for item, summary in zip(shards, summaries, strict=True) if item.task.spec["split"] == split]
     return {name: sum(summary["counts"][name] for summary in mine) for name in mine[0]["counts"]}
-
-
-def load(recipe: str | Path | Loaded, overrides: Sequence[str], allow_code: bool) -> Loaded:
-    """Return a recipe, loaded where it is not yet."""
-    if not isinstance(recipe, Loaded):
-        return load_recipe(recipe, overrides=overrides, allow_code=allow_code)
-    if overrides:
-        raise RecipeError("overrides go to load_recipe when a loaded recipe is built")
-    return recipe
-
-
-def _scan(loaded: Loaded, output: Path, work: Path) -> list[Part]:
-    exclude, remote = (output, work), work / REMOTE
-    return scan(loaded.recipe.sources, loaded.folder, exclude, remote=remote, allow_code=loaded.allow_code)
-
-
-def _folders(loaded: Loaded, out: str | Path | None, work_dir: str | Path | None) -> tuple[Path, Path]:
-    """Return the output folder and the work folder, absolute; a linked output is replaced where it lies."""
-    output = Path(out or loaded.recipe.output or f"shards/{loaded.recipe.name}").resolve()
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output}: is a file; name a folder with --out")
-    if output.is_dir() and any(output.iterdir()) and not (output / "manifest.json").is_file():
-        raise DataError(f"{output}: holds other files and no build; name another folder with --out")
-    return output, Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
 
 
 def _check_counts(workers: int | None, limit: int | None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from sftdata import registry, storage, work
+from sftdata import progress, registry, storage, work
 from sftdata.errors import DataError
 from sftdata.recipe import Source
 from sftdata.remote import copy_inputs, is_url
@@ -35,27 +35,84 @@ class Part:
         return work.Read(str(self.file.path), start, length, self.digest, stamp)
 
 
-def scan(
+class Listed(NamedTuple):
+    """One file of a source, not read yet."""
+
+    source: Source
+    file: InputFile
+    allow_code: bool
+
+    def task(self) -> work.Task:
+        """Return what `look_at` is asked to do: to hash the file, and to cut it where it is large."""
+        where = {"path": str(self.file.path), "name": self.file.name, "member": self.file.member}
+        spec = {**where, "ingest": [self.source.ingest.name, self.source.ingest.options], "allow_code": self.allow_code}
+        return work.Task("scan", self.file.place, "", "", spec)
+
+
+class Mapping(Protocol):
+    """What runs a function on tasks: an executor."""
+
+    def map(self, function: Callable[[work.Task], dict[str, Any]], tasks: Iterable[work.Task]) -> Iterable[dict[str, Any]]:
+        """Yield the result of each task, in the order of the tasks."""
+
+
+WORTH_SHARING = 256 << 20
+"""Bytes of input from which on starting workers to hash it pays: two or three seconds of one core."""
+
+
+def list_inputs(
     sources: Sequence[Source], folder: Path, exclude: Sequence[Path], *, remote: Path | None = None, allow_code: bool = False
-) -> list[Part]:
-    """Return the parts of all sources, in the order given and, inside a source, of the files' names.
+) -> list[Listed]:
+    """Return the files of all sources, in the order given and, inside a source, of the files' names.
 
     `folder` is what the sources' paths are relative to; folders in `exclude` are not read; what URLs name is copied into
     `remote` first. Raises DataError where a path matches nothing or a file cannot be read.
     """
-    parts: list[Part] = []
-    seen: dict[Path, tuple[tuple[int, int], str]] = {}
+    listed: list[Listed] = []
     for source in sources:
         step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
         try:
             files = list_files([_locate(path, folder, remote) for path in source.path], step.suffixes, exclude)
         except DataError as error:
             raise DataError(f"source {source.name!r}: {error}") from error
-        for file in files:
-            if file.path not in seen:  # every member of an archive lies in the same file
-                seen[file.path] = storage.stamp(file.path), storage.file_digest(file.path)
-            parts.extend(_parts(source, file, step, *seen[file.path]))
+        listed.extend(Listed(source, file, allow_code) for file in files)
+    return listed
+
+
+def num_bytes(listed: Sequence[Listed]) -> int:
+    """Return the size of all files together, each counted once."""
+    return sum(storage.stamp(path)[0] for path in {item.file.path for item in listed})
+
+
+def scan(listed: Sequence[Listed], workplace: Mapping) -> list[Part]:
+    """Return the parts of the files, in their order: every file is hashed, and a large one cut into pieces.
+
+    A large input is looked at where `workplace` runs tasks. Raises DataError for a file that cannot be read.
+    """
+    first = {item.file.path: item for item in reversed(listed)}  # every member of an archive lies in the same file
+    wanted = [item for item in listed if item.file.member is None or first[item.file.path] is item]
+    tasks = [item.task() for item in wanted]
+    found = workplace.map(look_at, tasks) if num_bytes(listed) >= WORTH_SHARING else map(look_at, tasks)
+    looks = {id(item): look for item, look in zip(wanted, found, strict=True)}
+    parts: list[Part] = []
+    for item in listed:
+        look = looks.get(id(item)) or looks[id(first[item.file.path])]
+        parts.extend(_parts(item, look))
     return parts
+
+
+def look_at(task: work.Task) -> dict[str, Any]:
+    """Return stamp and digest of a file, and the pieces that it is read in, each with its digest: of a file of its own only."""
+    spec = task.spec
+    file = InputFile(Path(spec["path"]), spec["name"], member=spec["member"])
+    found: dict[str, Any] = {"stamp": storage.stamp(file.path), "digest": storage.file_digest(file.path), "pieces": []}
+    name, options = spec["ingest"]
+    step = registry.find_step("ingestor", name, allow_code=spec["allow_code"])
+    if step.pieces and file.member is None:
+        pieces: list[Piece] = step.pieces(file, **options)
+        found["pieces"] = [(piece, storage.file_digest(file.path, piece.start, piece.length)) for piece in pieces]
+    progress.tick(0)
+    return found
 
 
 def _locate(path: str, folder: Path, remote: Path | None) -> Path:
@@ -66,13 +123,12 @@ def _locate(path: str, folder: Path, remote: Path | None) -> Path:
     return copy_inputs(path, remote)
 
 
-def _parts(source: Source, file: InputFile, step: registry.Step, stamp: tuple[int, int], digest: str) -> Iterator[Part]:
-    pieces: list[Piece] = step.pieces(file, **source.ingest.options) if step.pieces else []
-    for piece in pieces:
-        part_digest = storage.file_digest(file.path, piece.start, piece.length)
-        yield Part(source, replace(file, piece=piece), part_digest, digest, stamp)
-    if not pieces:
-        yield Part(source, file, digest, digest, stamp)
+def _parts(item: Listed, look: dict[str, Any]) -> Iterator[Part]:
+    stamp, digest = tuple(look["stamp"]), look["digest"]
+    for piece, part_digest in look["pieces"]:
+        yield Part(item.source, replace(item.file, piece=piece), part_digest, digest, stamp)
+    if not look["pieces"]:
+        yield Part(item.source, item.file, digest, digest, stamp)
 
 
 def describe_files(parts: Sequence[Part], summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

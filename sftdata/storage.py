@@ -118,6 +118,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
                 raise
+    copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file piece by piece, whatever its size."""
     with create(target) as new, storage_errors(source), open(source, "rb") as old:
         while chunk := old.read(CHUNK):
             new.write(chunk)

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 from sftdata import progress, storage
 from sftdata.errors import DamagedError, DataError, RecipeError, StorageError
+from sftdata.executors.choice import scan_here
 from sftdata.executors.jobs import import_steps
 from sftdata.installation import check_installation, installation
-from sftdata.pipeline import begun, load, perform, tell
+from sftdata.pipeline import perform, tell
+from sftdata.places import begun, load
 from sftdata.recipe_loader import Loaded
 from sftdata.registry import outside_modules
 from sftdata.removing import Removals
@@ -90,9 +92,10 @@ def write_tasks(
     here. Raises the errors of `sftdata.errors`.
     """
     loaded = load(recipe, overrides, allow_code)
-    with begun(loaded, out, work_dir) as (_, work, parts), without_leftovers(work):
+    with begun(loaded, out, work_dir) as (_, work, listed), without_leftovers(work):
         tasks: list[Task] = []
         try:
+            parts = scan_here(listed)
             tell(TaskMaker(loaded, work, Removals(without, parts)), _Collector(perform), parts, limit)
         except _Pending as pending:
             tasks = pending.tasks

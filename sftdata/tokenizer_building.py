@@ -13,10 +13,11 @@ from sftdata import storage
 from sftdata.environment import with_pins
 from sftdata.errors import DataError, RecipeError
 from sftdata.executors.choice import choose_executor
-from sftdata.pipeline import REMOTE, WORK_FOLDER, task_runner, tell
+from sftdata.pipeline import task_runner, tell
+from sftdata.places import WORK_FOLDER, input_files
 from sftdata.recipe_loader import load_recipe
 from sftdata.runner import Runner, Summary
-from sftdata.scanning import Part, check_unchanged, scan
+from sftdata.scanning import Part, check_unchanged, num_bytes, scan
 from sftdata.tasks import Planned, TaskMaker
 from sftdata.templates import TOKENIZER_DEFAULT, built_in_names
 from sftdata.tokenizer_making import make_tokenizer
@@ -157,10 +158,10 @@ def _from_recipe(
     output = Path(loaded.recipe.output or f"shards/{loaded.recipe.name}").resolve()
     work = Path(work_dir).absolute() if work_dir else output.parent / WORK_FOLDER
     with storage.in_use(storage.make_folder(work)):
-        exclude, remote = (output, work), work / REMOTE
-        parts = scan(loaded.recipe.sources, loaded.folder, exclude, remote=remote, allow_code=loaded.allow_code)
-        executor = choose_executor(workers, parts)
+        listed = input_files(loaded, output, work)
+        executor = choose_executor(workers, num_bytes(listed))
         with without_leftovers(work), closing(executor):
+            parts = scan(listed, executor)
             task, facts = with_pins(lambda: _tell_up_to_tokenizer(TaskMaker(loaded, work), task_runner(executor), parts))
         check_unchanged(parts)
 

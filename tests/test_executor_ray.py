@@ -158,9 +158,9 @@ def test_cluster_that_does_not_answer_is_one_line():
 
 def test_executor_that_nobody_knows_and_an_address_without_ray_are_refused():
     with pytest.raises(RecipeError, match="executor: 'slurm'; known: local, ray"):
-        choose_executor(None, [], "slurm")
+        choose_executor(None, 0, "slurm")
     with pytest.raises(RecipeError, match="has no meaning under executor: local"):
-        choose_executor(None, [], "local", "auto")
+        choose_executor(None, 0, "local", "auto")
 
 
 def test_worker_with_another_installation_is_refused_with_what_differs():

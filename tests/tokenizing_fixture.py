@@ -214,7 +214,8 @@ class Phase:
             self.folder / "documents",
             {
                 "path": str(data), "file": data.name, "source": "talk", "clean": self.clean, "format": self.format,
-                "allow_code": True, "ingest": ("jsonl", {}), "piece": None, "member": None, "limit": None, "keep_all": False, "without": [],
+                "allow_code": True, "ingest": ("jsonl", {}), "piece": None, "member": None, "limit": None, "keep_all": False,
+                "without": [],
             },
         )  # fmt: skip
         assert prepared["counts"].get("records", 0) == len(records)
