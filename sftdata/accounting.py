@@ -46,8 +46,9 @@ def check_limits(stage: str, counts: Counts, limits: Limits, entries: Sequence[P
             f"{limits.max_bad:g}, this is {num_bad / num_rows:.3g}{_example([entry / QUARANTINE_FILE for entry in entries])}"
         )
     if num_dropped > limits.max_drop * num_rows:
+        rules = _rules(entries) if stage == "prepare" else ""  # those of later stages are measures, as of similarity
         raise DataError(
-            f"{stage}: {num_dropped:,} of {num_rows:,} rows are dropped ({_reasons(counts, 'drop:')}{_rules(entries)}); "
+            f"{stage}: {num_dropped:,} of {num_rows:,} rows are dropped ({_reasons(counts, 'drop:')}{rules}); "
             f"limits.max_drop is {limits.max_drop:g}, this is {num_dropped / num_rows:.3g}"
         )
 

@@ -99,7 +99,7 @@ def write_tasks(
             tell(TaskMaker(loaded, work, Removals(without, parts)), _Collector(perform), parts, limit)
         except _Pending as pending:
             tasks = pending.tasks
-        head = {"installation": installation(), "modules": outside_modules(), "tasks": len(tasks)}
+        head = {"installation": installation(), "modules": outside_modules() if loaded.allow_code else [], "tasks": len(tasks)}
         lines = [json.dumps(value, ensure_ascii=False) for value in (head, *map(asdict, tasks))]
         storage.write_bytes(Path(file), "".join(f"{line}\n" for line in lines).encode("utf-8"))
     return WrittenTasks(str(file), tasks[0].stage if tasks else "", len(tasks))

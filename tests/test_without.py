@@ -12,12 +12,13 @@ from build_support import file_bytes, run_command, write_small_recipe
 
 from sftdata import build, verify, why
 from sftdata.errors import DataError
+from sftdata.executors.choice import scan_here
 from sftdata.garbage import collect
 from sftdata.pipeline import plan_build
 from sftdata.recipe_loader import load_recipe
 from sftdata.removing import Removals, read_ids
 from sftdata.repairing import repair
-from sftdata.scanning import scan
+from sftdata.scanning import list_inputs
 from sftdata.sources import Piece
 
 SECRET = "Quetzalcoatl Zyx the 7th"
@@ -130,7 +131,7 @@ def test_command_takes_a_file_of_ids(tmp_path: Path) -> None:
 
 def test_pieces_of_a_file_take_only_their_own_records(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path)).recipe
-    [part, *_] = scan(recipe.sources, tmp_path, ())
+    [part, *_] = scan_here(list_inputs(recipe.sources, tmp_path, ()))
     pieces = [replace(part, file=replace(part.file, piece=Piece(0, 1, first, 0))) for first in (0, 10, 20)]
     removals = Removals([f"{part.file.name}#{number}" for number in (9, 10, 19, 25)], pieces)
     assert [removals.keys(piece) for piece in pieces] == [["9"], ["10", "19"], ["25"]]
