@@ -92,7 +92,7 @@ def full_disk(scene: Scene, tries: int) -> Outcome:
         with _small_disk(place, before + (number + 1) * (after - before) // (tries + 1)):
             shutil.copytree(scene.folder / "before", place, dirs_exist_ok=True)
             ended = scene.run(place)
-            if ended.code != 74 or len(ended.said.strip().splitlines()) != 1 or "free some space" not in ended.said:
+            if ended.code != 74 or len(ended.lines) != 1 or "free some space" not in ended.said:
                 problems.append(f"size {number}: exit code {ended.code}: {ended.said}")
             elif not scene.is_whole(place):
                 problems.append(f"size {number}: the output is neither old nor new")

@@ -103,11 +103,10 @@ def _problems_of_error(ended: Ended, expected: str, done: bool) -> Iterator[str]
     """Yield what is wrong with a command whose operation failed; one that is done may leave cleaning up to the next."""
     if ended.code == 0 and done:
         return
-    lines = [line for line in ended.said.splitlines() if line.strip()]
     if ended.code != 74:
         yield f"exit code {ended.code}"
-    if len(lines) != 1 or expected not in lines[0]:
-        yield f"said {lines}"
+    if len(ended.lines) != 1 or expected not in ended.lines[0]:
+        yield f"said {ended.lines}"
 
 
 def _start(scene: Scene, place: Path, *options: str, **changes: str) -> subprocess.Popen[str]:
@@ -187,7 +186,8 @@ def signals_at_random(scene: Scene, number: signal.Signals, tries: int, seed: in
             if process.poll() is None:
                 (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
             _, said = process.communicate()
-            stopped = process.returncode == 128 + number and said.count("\n") == 1 and "stopped by" in said
+            lines = Ended(process.returncode, said).lines
+            stopped = process.returncode == 128 + number and len(lines) == 1 and lines[0].startswith("stopped by")
             done = process.returncode == 0 and read_bytes(place / "out") == scene.new
             found = [] if stopped or done else [f"exit code {process.returncode}: {said}"]
             found += _orphans(process) + [f"left: {name}" for name in leftovers(place)]

@@ -6,11 +6,14 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+PROGRESS = re.compile(r"\w+( \([\d,]+ tasks\))?: [\d,]+ rows")
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -20,6 +23,11 @@ class Ended(NamedTuple):
 
     code: int
     said: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said, without the lines that tell every few seconds how far it is."""
+        return [line for line in self.said.splitlines() if line.strip() and not PROGRESS.fullmatch(line)]
 
 
 def environment(**changes: str) -> dict[str, str]:
