@@ -1,6 +1,6 @@
 """Plan and gather from tokens that lie in the work folder, beside `cp` of the shards that come out, both flushed to the disk.
 
-    python benchmarks/gather.py [--megabytes 200] [--rounds 3] [--workers N] [--folder DIR]
+    python benchmarks/gather.py [--megabytes 800] [--rounds 3] [--workers N] [--folder DIR]
 
 Texts are made and built once. Each round then builds with another seed, which re-runs plan and gather alone, and copies the
 shards with `cp`, followed by `sync` of the copies. The seconds of plan and gather are those of `.sftdata/run.json`. The speed
@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sftdata
+from sftdata.tokenizer_building import train_tokenizer
 
 STRATEGIES = ("best_fit", "packed", "padding")
+SAMPLE_BYTES = 10 << 20
+"""Text from which the tokenizer is learned."""
 
 
 class Round(NamedTuple):
@@ -46,7 +49,7 @@ class Round(NamedTuple):
 def main() -> None:
     """Run the benchmark and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=200, help="of text")
+    parser.add_argument("--megabytes", type=int, default=800, help="of text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--folder", type=Path, help="where to write; its disk is measured (default: the temporary folder)")
@@ -68,18 +71,20 @@ def main() -> None:
 
 
 def write_recipe(folder: Path, num_bytes: int) -> Path:
-    """Write texts of made-up words, 10 to 1,000 words long, and a recipe over them that learns its tokenizer."""
+    """Write texts of made-up words, 10 to 1,000 words long, a tokenizer of 4,000 pieces, and a recipe."""
     generator = random.Random(20240820)
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     words = ["".join(generator.choices(syllables, k=generator.randint(1, 4))) for _ in range(4000)]
-    written = 0
-    with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
-        while written < num_bytes:
-            text = " ".join(generator.choices(words, k=int(10 * 100 ** generator.random())))
-            written += file.write(json.dumps({"text": text}) + "\n")
+    for name, size in (("sample.jsonl", SAMPLE_BYTES), ("texts.jsonl", num_bytes)):
+        written = 0
+        with open(folder / name, "w", encoding="utf-8") as file:
+            while written < size:
+                text = " ".join(generator.choices(words, k=int(10 * 100 ** generator.random())))
+                written += file.write(json.dumps({"text": text}) + "\n")
+    train_tokenizer([folder / "sample.jsonl"], folder / "tokenizer", vocab_size=4000)
     recipe = {
         "name": "gather",
-        "tokenizer": {"train": {"vocab_size": 4000}},
+        "tokenizer": {"path": "tokenizer"},
         "sources": [{"name": "texts", "path": "texts.jsonl", "ingest": "jsonl", "format": "text"}],
         "tokenize": {"sequence_len": 4096},
         "pack": {"strategy": "best_fit"},

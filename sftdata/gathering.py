@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from sftdata.entries import LINEAGE_FILE, SHARD_FILE, plan_name, read_parts
 from sftdata.schemas import IGNORE_INDEX, LINEAGE
 from sftdata.shards import BATCH_ROWS, COLUMN_TYPES, list_column, write_shard
 from sftdata.tables import TableWriter, read_batches, stream_writer
-from sftdata.token_sources import TokenSource, TokenSources, equal_places
+from sftdata.token_sources import Lists, TokenPart, TokenSources, equal_places
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -59,29 +60,72 @@ def _batches(
     spec: dict[str, Any], sources: TokenSources, lineage: TableWriter, counts: dict[str, int]
 ) -> Iterator[pa.RecordBatch]:
     segments = _read_segments(Path(spec["plan"]) / plan_name(spec["split"]), spec["first_row"], spec["num_rows"])
-    for rows in _windows(segments, range(spec["first_row"], spec["first_row"] + spec["num_rows"])):
+    first_row, num_rows = spec["first_row"], spec["num_rows"]
+    tokens = np.append(0, np.cumsum(np.bincount(segments.row - first_row, weights=segments.length, minlength=num_rows)))
+    ends = tokens.astype(np.int64)
+    windows = _windows(ends, _batch_borders(ends))
+    memory = _Memory.of(max((int(ends[window[-1]] - ends[window[0]]) for window in windows), default=0), spec["columns"])
+    for window in windows:
+        rows = range(first_row + window[0], first_row + window[-1])
         chosen = segments.take(slice(*np.searchsorted(segments.row, (rows.start, rows.stop))))
-        located = sources.locate(chosen.part, chosen.item)
-        yield from _record_batches(_fill(chosen, located, sources, rows, spec, counts), spec["columns"])
-        _write_lineage(lineage, spec["split"], chosen, located, sources)
+        columns = _fill(chosen, sources, rows, spec, counts, memory)
+        yield from _record_batches(columns, spec["columns"], [border - window[0] for border in window])
+        _write_lineage(lineage, spec["split"], chosen, sources)
         progress.tick(len(rows))
 
 
-WINDOW_TOKENS = 4 << 20
+class _Memory(NamedTuple):
+    """Room for the tokens of one window. All windows are filled in the same memory: new memory costs more than the copies."""
+
+    ids: Int32
+    labels: Int32
+    weights: npt.NDArray[np.float32]
+    ones: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, num_tokens: int, columns: list[str]) -> _Memory:
+        """Return room for so many tokens; columns that are not written take none."""
+        sizes = [num_tokens if name in columns else 0 for name in ("loss_weights", "attention_mask")]
+        ids, labels = (np.empty(num_tokens, dtype=np.int32) for _ in range(2))
+        return cls(ids, labels, np.empty(sizes[0], dtype=np.float32), np.ones(sizes[1], dtype=np.int8))
+
+    def first(self, num_tokens: int) -> _Memory:
+        """Return the memory of the first tokens, the labels and weights as they are where nothing is trained."""
+        ids, labels, weights, ones = self
+        first = _Memory(ids[:num_tokens], labels[:num_tokens], weights[:num_tokens], ones[:num_tokens])
+        first.labels.fill(IGNORE_INDEX)
+        first.weights.fill(1)
+        return first
+
+
+BATCH_TOKENS = 1 << 20
+"""Tokens of a record batch of more than one row."""
+WINDOW_TOKENS = 8 << 20
 """Tokens that are copied at once: many short rows together, so that a part of the sources is looked at seldom."""
 
 
-def _windows(segments: _Segments, rows: range) -> Iterator[range]:
-    """Cut the rows into windows of whole batches: one, or as many as hold `WINDOW_TOKENS` tokens."""
-    borders = [*range(rows.start, rows.stop, BATCH_ROWS), rows.stop]
-    ends = np.append(0, np.cumsum(segments.length, dtype=np.int64))
-    tokens = ends[np.searchsorted(segments.row, borders)]
+def _batch_borders(ends: Int64) -> list[int]:
+    """Return where record batches begin, and the number of rows. ends: (rows + 1,) tokens before each row and in all."""
+    num_rows = len(ends) - 1
+    borders = [0]
+    while borders[-1] < num_rows:
+        first = borders[-1]
+        last = int(np.searchsorted(ends, ends[first] + BATCH_TOKENS, side="right")) - 1
+        borders.append(min(max(last, first + 1), first + BATCH_ROWS, num_rows))
+    return borders
+
+
+def _windows(ends: Int64, borders: list[int]) -> list[list[int]]:
+    """Join record batches into windows: one, or as many as hold `WINDOW_TOKENS` tokens; return the borders in each."""
+    tokens = ends[borders]
+    windows = []
     first = 0
-    while borders[first] < rows.stop:
+    while first < len(borders) - 1:
         last = int(np.searchsorted(tokens, tokens[first] + WINDOW_TOKENS, side="right")) - 1
         last = min(max(last, first + 1), len(borders) - 1)
-        yield range(borders[first], borders[last])
+        windows.append(borders[first : last + 1])
         first = last
+    return windows
 
 
 def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
@@ -100,26 +144,21 @@ def _read_segments(path: Path, first_row: int, num_rows: int) -> _Segments:
 
 def _fill(
     segments: _Segments,
-    located: tuple[Int64, Int32],
     sources: TokenSources,
     rows: range,
     spec: dict[str, Any],
     counts: dict[str, int],
+    memory: _Memory,
 ) -> dict[str, _Column]:
-    """Return the columns of some rows by name."""
-    columns = spec["columns"]
+    """Return the columns of some rows by name, which lie in `memory`."""
     num_rows = len(rows)
     num_tokens = int(segments.length.sum(dtype=np.int64))
     target = np.cumsum(segments.length, dtype=np.int64) - segments.length
-    ids = np.empty(num_tokens, dtype=np.int32)
-    labels = np.full(num_tokens, IGNORE_INDEX, dtype=np.int32)
-    weights = np.ones(num_tokens if "loss_weights" in columns else 0, dtype=np.float32)
-    number, item = located
-    for mine in equal_places(number):
-        chosen = segments._replace(item=item).take(mine)
-        source = sources[int(number[mine[0]])]
-        num_cut = _copy(source, chosen, target[mine], (ids, labels, weights))
-        sources.cut_answers[source.batch.column("source")[0].as_py()] += num_cut
+    ids, labels, weights, ones = memory.first(num_tokens)
+    for mine in equal_places(segments.part):
+        part = sources[int(segments.part[mine[0]])]
+        num_cut = _copy(part, segments.take(mine), target[mine], (ids, labels, weights))
+        sources.cut_answers[part.names["source"][0].as_py()] += num_cut
     begins = ~segments.joined
     if not spec["trains_first"]:
         labels[target[begins]] = IGNORE_INDEX
@@ -133,19 +172,17 @@ def _fill(
     return {
         "input_ids": (ids, row_tokens),
         "labels": (labels, row_tokens),
-        "attention_mask": (np.ones(num_tokens if "attention_mask" in columns else 0, dtype=np.int8), row_tokens),
+        "attention_mask": (ones, row_tokens),
         "seq_lengths": (_document_lengths(segments), np.bincount(local[begins], minlength=num_rows)),
         "loss_weights": (weights, row_tokens),
     }
 
 
-def _record_batches(columns: dict[str, _Column], names: list[str]) -> Iterator[pa.RecordBatch]:
-    """Cut columns into record batches of `BATCH_ROWS` rows."""
+def _record_batches(columns: dict[str, _Column], names: list[str], borders: list[int]) -> Iterator[pa.RecordBatch]:
+    """Cut columns into record batches."""
     schema = pa.schema([(name, COLUMN_TYPES[name]) for name in names])
     ends = {name: np.append(0, np.cumsum(columns[name][1], dtype=np.int64)) for name in names}
-    num_rows = len(ends["input_ids"]) - 1
-    for first in range(0, num_rows, BATCH_ROWS):
-        last = min(first + BATCH_ROWS, num_rows)
+    for first, last in pairwise(borders):
         arrays = []
         for name in names:
             values, lengths = columns[name]
@@ -160,27 +197,23 @@ def _document_lengths(segments: _Segments) -> Int32:
     return np.add.reduceat(segments.length, begins) if len(begins) else segments.length
 
 
-def _copy(source: TokenSource, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
+def _copy(part: TokenPart, segments: _Segments, target: Int64, out: tuple[Any, Any, Any]) -> int:
     """Copy the tokens, labels and weights of one part's segments to their places; return how many trained runs are cut."""
     ids, labels, weights = out
-    first = source.first[segments.item] + segments.start
-    copy_ranges(source.ids, first, ids, target, segments.length)
-    pairs, owner = _runs_of(source.run_pairs, source.run_first, segments.item)
+    words = part.words
+    first = part.ids.first[segments.item] + segments.start
+    copy_ranges(words, first, ids, target, segments.length)
+    pairs, owner = _pairs(words, part.mask_runs, segments.item)
     begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
-    copy_ranges(source.ids, first[owner] + begin, labels, target[owner] + begin, lengths)
+    copy_ranges(words, first[owner] + begin, labels, target[owner] + begin, lengths)
     begins_here = (lengths > 0) & (pairs[0::2] >= segments.start[owner])
     num_cut = int(np.count_nonzero(begins_here & (pairs[0::2] + pairs[1::2] > (segments.start + segments.length)[owner])))
     if len(weights):
-        pairs, owner = _runs_of(source.weight_pairs, source.weight_first, segments.item)
+        pairs, owner = _pairs(words, part.weight_starts, segments.item)
         begin, lengths = _clip(pairs, segments.start[owner], segments.length[owner])
-        values = source.weight_values[_pick(source.weight_first[segments.item] // 2, _counts(source, segments.item))]
+        values = words.view(np.float32)[_pick(*_chosen(part.weight_values, segments.item))]
         weights[_pick(target[owner] + begin, lengths)] = np.repeat(values, lengths)
     return num_cut
-
-
-def _counts(source: TokenSource, items: Int32) -> Int32:
-    """Return the number of weight runs of the chosen rows."""
-    return (source.weight_first[items + 1] - source.weight_first[items]) // 2
 
 
 LONG_RANGE = 64
@@ -205,11 +238,15 @@ def _pick(first: Integers, lengths: npt.NDArray[Any]) -> Int64:
     return picked
 
 
-def _runs_of(pairs: Int32, first: Int32, items: Int32) -> tuple[Int32, Int64]:
+def _chosen(lists: Lists, items: Int32) -> Lists:
+    """Return where the lists of the chosen rows lie."""
+    return Lists(lists.first[items], lists.size[items])
+
+
+def _pairs(words: Int32, lists: Lists, items: Int32) -> tuple[Int32, Int64]:
     """Return the runs of the chosen rows as flat pairs, and for each run which of the chosen it belongs to."""
-    counts = first[items + 1] - first[items]
-    owner = np.repeat(np.arange(len(items)), counts // 2)
-    return pairs[_pick(first[items], counts)], owner
+    mine = _chosen(lists, items)
+    return words[_pick(*mine)], np.repeat(np.arange(len(items)), mine.size // 2)
 
 
 def _clip(pairs: Int32, start: Int32, length: Int32) -> tuple[Int32, Int32]:
@@ -219,22 +256,18 @@ def _clip(pairs: Int32, start: Int32, length: Int32) -> tuple[Int32, Int32]:
     return begin, end - begin
 
 
-def _write_lineage(
-    lineage: TableWriter, split: str, segments: _Segments, located: tuple[Int64, Int32], sources: TokenSources
-) -> None:
+def _write_lineage(lineage: TableWriter, split: str, segments: _Segments, sources: TokenSources) -> None:
     if not len(segments.row):
         return
-    lengths, begins = _document_lengths(segments), ~segments.joined
-    segments, located = segments.take(np.flatnonzero(begins)), (located[0][begins], located[1][begins])
+    lengths = _document_lengths(segments)
+    segments = segments.take(np.flatnonzero(~segments.joined))
     change = np.append(True, segments.row[1:] != segments.row[:-1])
     number = np.arange(len(segments.row)) - np.maximum.accumulate(np.where(change, np.arange(len(change)), 0))
-    batch_number, item = located
-    order = np.argsort(batch_number, kind="stable")
-    back = pa.array(np.argsort(order))
-    borders = np.flatnonzero(np.diff(batch_number[order])) + 1
-    groups = [(sources[int(batch_number[group[0]])].batch, pa.array(item[group])) for group in np.split(order, borders)]
-    taken = [batch.select(["source", "id"]).take(rows) for batch, rows in groups]
-    names = pa.Table.from_batches(taken).combine_chunks().take(back)
+    groups = equal_places(segments.part)
+    taken = [sources[int(segments.part[group[0]])].names.take(pa.array(segments.item[group])) for group in groups]
+    back = np.empty(len(segments.row), dtype=np.int64)
+    back[np.concatenate(groups)] = np.arange(len(back))
+    names = pa.concat_tables(taken).combine_chunks().take(pa.array(back))
     lineage.extend_columns(
         [
             pa.repeat(split, len(segments.row)),

@@ -100,11 +100,17 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
     Raises DamagedError where the file is missing or no Arrow stream.
     """
+    yield from map_batches(path)[1]
+
+
+def map_batches(path: Path) -> tuple[pa.Buffer, list[pa.RecordBatch]]:
+    """Return a stream's bytes, mapped into memory, and the record batches in them. Raises DamagedError as `read_batches`."""
     try:
-        with pa.memory_map(str(path), "r") as source, pa.ipc.open_stream(source) as reader:
-            batches = list(reader)
+        with pa.memory_map(str(path), "r") as source:
+            mapped = source.read_buffer()
+        with pa.ipc.open_stream(mapped) as reader:
+            return mapped, list(reader)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing") from error
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"{path}: not a readable Arrow stream: {' '.join(str(error).split())}") from error
-    yield from batches

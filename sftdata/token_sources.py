@@ -1,8 +1,9 @@
-"""The tokens of the work folder, mapped into memory record batch by record batch: where Gather copies from."""
+"""The tokens of the work folder, mapped into memory part by part: where Gather copies from."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,83 +12,84 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sftdata.entries import TOKENIZED_FILE
-from sftdata.tables import read_batches
+from sftdata.tables import map_batches
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer[Any]]
 
 
-class TokenSource(NamedTuple):
-    """One record batch of a tokenized part, in memory-mapped columns: `first[i]` is where row i's tokens begin in `ids`."""
+class Lists(NamedTuple):
+    """Where the lists of one column lie in the file: of each row the first word, and the number of words. (n,) each."""
 
-    ids: Int32
-    first: Int32
-    run_pairs: Int32
-    run_first: Int32
-    weight_pairs: Int32
-    weight_first: Int32
-    weight_values: npt.NDArray[np.float32]
-    batch: pa.RecordBatch
+    first: Integers
+    size: Int32
 
 
-MAX_OPEN_BATCHES = 8192
-"""Record batches that are kept open, of 12 KB each, tokens aside, which are mapped: so many whatever the size of the build."""
-BATCH_BITS = 20
-"""A record batch is named by its part's number and, in so many low bits, its own number in the part."""
+class TokenPart(NamedTuple):
+    """One tokenized part: the mapped file as 32-bit words, and where in it the lists of its rows lie."""
+
+    words: Int32
+    ids: Lists
+    mask_runs: Lists
+    weight_starts: Lists
+    weight_values: Lists
+    names: pa.Table
+    """source and id of the rows."""
+
+
+MAX_OPEN_ROWS = 4 << 20
+"""Rows of parts that are kept open, of 32 bytes each, while their tokens are mapped: so many whatever the size of the build."""
 
 
 class TokenSources:
-    """The record batches of all tokenized parts, opened when they are needed; those that were not used longest are closed."""
+    """The tokenized parts, opened when they are needed; those that were not used longest are closed."""
 
-    def __init__(self, parts: list[Path]) -> None:
+    def __init__(self, parts: Sequence[Path]) -> None:
         self._parts = parts
-        self._ends: dict[int, Int64] = {}
-        self._open: OrderedDict[int, list[TokenSource]] = OrderedDict()
-        self._num_open = 0
+        self._open: OrderedDict[int, TokenPart] = OrderedDict()
+        self._num_rows = 0
         self.cut_answers: Counter[str] = Counter()
         """Source → trained runs that go on after the end of the segment in which they begin."""
 
-    def locate(self, part: Int32, item: Int32) -> tuple[Int64, Int32]:
-        """Return, for rows `item` of parts, the name of their record batch and their row in it. All (n,)."""
-        name = np.empty(len(part), dtype=np.int64)
-        local = np.empty(len(part), dtype=np.int32)
-        for mine in equal_places(part):
-            number = int(part[mine[0]])
-            if number not in self._ends:
-                self._batches(number)
-            ends = self._ends[number]
-            batch = np.searchsorted(ends, item[mine], side="right")
-            name[mine] = (number << BATCH_BITS) + batch
-            local[mine] = item[mine] - np.append(0, ends)[batch]
-        return name, local
-
-    def __getitem__(self, name: int) -> TokenSource:
-        """Return a record batch by the name that `locate` gave it."""
-        return self._batches(name >> BATCH_BITS)[name & ((1 << BATCH_BITS) - 1)]
-
-    def _batches(self, part: int) -> list[TokenSource]:
+    def __getitem__(self, part: int) -> TokenPart:
+        """Return a part by its number."""
         if part not in self._open:
-            batches = list(read_batches(self._parts[part] / TOKENIZED_FILE))
-            self._ends.setdefault(part, np.cumsum([len(batch) for batch in batches], dtype=np.int64))
-            self._open[part] = [_columns_of(batch) for batch in batches]
-            self._num_open += len(batches)
-            while self._num_open > MAX_OPEN_BATCHES and len(self._open) > 1:
-                self._num_open -= len(self._open.popitem(last=False)[1])
+            self._open[part] = _open_part(self._parts[part])
+            self._num_rows += self._open[part].names.num_rows
+            while self._num_rows > MAX_OPEN_ROWS and len(self._open) > 1:
+                self._num_rows -= self._open.popitem(last=False)[1].names.num_rows
         self._open.move_to_end(part)
         return self._open[part]
 
 
-def _columns_of(batch: pa.RecordBatch) -> TokenSource:
-    ids, first = _list_values(batch, "input_ids")
-    run_pairs, run_first = _list_values(batch, "mask_runs")
-    weight_pairs, weight_first = _list_values(batch, "weight_starts")
-    weight_values, _ = _list_values(batch, "weight_values")
-    return TokenSource(ids, first, run_pairs, run_first, weight_pairs, weight_first, weight_values, batch)
+def _open_part(entry: Path) -> TokenPart:
+    mapped, batches = map_batches(entry / TOKENIZED_FILE)
+    words = np.frombuffer(mapped, dtype=np.int32, count=mapped.size // 4)
+    return TokenPart(
+        words,
+        ids=_locate("input_ids", batches, words),
+        mask_runs=_locate("mask_runs", batches, words),
+        weight_starts=_locate("weight_starts", batches, words),
+        weight_values=_locate("weight_values", batches, words),
+        names=pa.Table.from_batches([batch.select(["source", "id"]) for batch in batches]),
+    )
 
 
-def _list_values(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], Int32]:
-    column = batch.column(name)
-    return column.values.to_numpy(), column.offsets.to_numpy()
+def _locate(name: str, batches: Sequence[pa.RecordBatch], words: Int32) -> Lists:
+    """Return where the lists of a column lie. Arrow writes every buffer to a multiple of eight bytes."""
+    base = words.ctypes.data
+    num_rows = sum(map(len, batches))
+    lists = Lists(np.zeros(num_rows, dtype=np.int32 if len(words) < 2**31 else np.int64), np.zeros(num_rows, dtype=np.int32))
+    end = 0
+    for batch in batches:
+        column = batch.column(name)
+        rows = slice(end, end := end + len(batch))
+        if values := column.values:
+            offsets = column.offsets.to_numpy()
+            np.add(offsets[:-1], (values.buffers()[1].address - base) // 4, out=lists.first[rows], casting="same_kind")
+            np.subtract(offsets[1:], offsets[:-1], out=lists.size[rows])
+    return lists
 
 
 def equal_places(numbers: npt.NDArray[np.integer[Any]]) -> list[Int64]:

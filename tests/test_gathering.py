@@ -1,12 +1,15 @@
-"""Copying ranges of tokens: one after the other where they are long, by an index where they are short, with the same result."""
+"""Gather copies ranges of tokens to their places, and cuts rows into record batches and windows that stay small."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftdata.gathering import LONG_RANGE, copy_ranges
+from sftdata.gathering import BATCH_TOKENS, LONG_RANGE, WINDOW_TOKENS, _batch_borders, _windows, copy_ranges
+from sftdata.shards import BATCH_ROWS
 
 
 @given(
@@ -23,3 +26,20 @@ def test_ranges_are_copied_to_their_places(ranges, scale, read_only):
     for low, end, length in zip(first, ends, lengths, strict=True):
         expected[end - length - 1 : end - 1] = values[low : low + length]
     assert out.tolist() == expected.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(1, 2 * BATCH_TOKENS), st.integers(1, 1500)), min_size=1, max_size=8))
+def test_batches_and_windows_are_full_and_stay_small(runs):
+    tokens = np.concatenate([np.full(num_rows, max(length // num_rows, 1)) for length, num_rows in runs])
+    ends = np.append(0, np.cumsum(tokens)).astype(np.int64)
+    borders = _batch_borders(ends)
+    assert borders[0] == 0 and borders[-1] == len(tokens)
+    for first, last in pairwise(borders):
+        assert 0 < last - first <= BATCH_ROWS
+        assert ends[last] - ends[first] <= BATCH_TOKENS or last == first + 1
+        full = last - first == BATCH_ROWS or last == len(tokens)
+        assert full or ends[last + 1] - ends[first] > BATCH_TOKENS
+    windows = _windows(ends, borders)
+    assert [border for window in windows for border in window[:-1]] == borders[:-1]
+    for window in windows:
+        assert ends[window[-1]] - ends[window[0]] <= WINDOW_TOKENS or len(window) == 2
