@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sftdata import truncation
+from sftdata import columns, truncation
 from sftdata.entries import TOKENIZED_FILE
 from sftdata.errors import DataError
 from sftdata.row_log import RowLog, Rows
@@ -27,7 +27,7 @@ Bool = npt.NDArray[np.bool_]
 class Samples(NamedTuple):
     """What is mixed and packed, ascending by row: whole rows, and what is left of those that were shortened."""
 
-    row: Int32
+    row: Integers
     """(s,) several for a row that was split."""
     length: Int32
     """(s,)"""
@@ -131,10 +131,10 @@ def _record_cuts(log: RowLog, kept: Kept) -> None:
 
 def _samples(rows: Rows, whole: Bool, kept: Kept, trained: Int64) -> Samples:
     """Return the samples: the rows marked as whole, and those of `kept`."""
-    row = np.flatnonzero(whole).astype(np.int32)
+    row = columns.places(len(whole), lambda some: whole[some])
     if not len(kept.row):
         none = kept.row
-        return Samples(row, rows.length if len(row) == len(whole) else rows.length[row], *[none] * 7)
+        return Samples(row, rows.length if len(row) == len(whole) else columns.take(rows.length, row), *[none] * 7)
     _, first, num_ranges = np.unique(truncation.sample_keys(kept), return_index=True, return_counts=True)
     all_rows = np.concatenate([row, kept.row[first].astype(np.int32)])
     lengths = np.concatenate([rows.length[row], np.add.reduceat(kept.length, first).astype(np.int32)])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from sftdata import columns
 from sftdata.shuffling import Int64, Integers, UInt64, copy_identity, keyed_hash, keyed_order, stable_order
 
 Values = npt.NDArray[np.integer] | npt.NDArray[np.floating]
@@ -38,7 +39,7 @@ class Mix:
 
 def concat(identity: UInt64, *, seed: int, shuffle: bool = True) -> Mix:
     """Put all rows into one bucket, in seeded order, or as given without `shuffle`. identity: (n,), see `row_identity`."""
-    return _fill_buckets(identity, np.zeros(len(identity), dtype=np.int64), 1, seed=seed, shuffle=shuffle)
+    return _fill_buckets(identity, columns.zeros(len(identity), np.int8), 1, seed=seed, shuffle=shuffle)
 
 
 def buckets(identity: UInt64, category: Integers, *, bins: int, seed: int, shuffle: bool = True) -> Mix:
@@ -60,13 +61,19 @@ def weighted(identity: UInt64, category: Integers, num_copies: Integers, *, seed
     as many buckets as the largest number of copies; a row's copies lie as far from each other as these allow.
     """
     num_buckets = max(int(num_copies.max(initial=0)), 1)
-    alike = (category.astype(np.int64) << 32) + num_copies
+    alike = columns.computed(len(category), np.int64, lambda rows: (category[rows].astype(np.int64) << 32) + num_copies[rows])
     phase = _divide(identity, alike, bins=num_buckets, seed=seed, shuffle=shuffle)
-    row = np.repeat(np.arange(len(identity), dtype=np.int64), num_copies)
-    copy = np.arange(len(row), dtype=np.int64) - np.repeat(np.cumsum(num_copies) - num_copies, num_copies)
-    bucket = (copy * num_buckets + phase[row]) // num_copies[row]
-    mixed = _fill_buckets(copy_identity(identity[row], copy), bucket, num_buckets, seed=seed, shuffle=shuffle)
-    return replace(mixed, order=row[mixed.order], copy=copy[mixed.order].astype(np.int32))
+    starts = columns.offsets(num_copies)
+    size = int(starts[-1])
+    row, copy = columns.empty(size, columns.index_type(len(identity))), columns.empty(size, np.int32)
+    bucket, identities = columns.empty(size, np.int32), columns.empty(size, np.uint64)
+    for rows, copies in columns.spans(starts):
+        mine = np.repeat(np.arange(rows.start, rows.stop), num_copies[rows])
+        row[copies], copy[copies] = mine, np.arange(copies.start, copies.stop) - starts[mine]
+        bucket[copies] = (copy[copies].astype(np.int64) * num_buckets + phase[mine]) // num_copies[mine]
+        identities[copies] = copy_identity(identity[mine], copy[copies])
+    mixed = _fill_buckets(identities, bucket, num_buckets, seed=seed, shuffle=shuffle)
+    return replace(mixed, order=columns.take(row, mixed.order), copy=columns.take(copy, mixed.order))
 
 
 def curriculum(identity: UInt64, values: Values, *, bins: int, seed: int, shuffle: bool = True) -> Mix:
@@ -107,7 +114,7 @@ def group_by_length(mixed: Mix, lengths: Integers, *, group_rows: int, seed: int
     lengths: of the rows by index, not by place. Batches cut from whole groups then need little padding. The last group of a
     bucket holds its longest rows and may be short; it stays at the end, so that the others stay aligned.
     """
-    lengths = lengths[mixed.order]
+    lengths = columns.take(lengths, mixed.order)
     pieces = []
     first = 0
     for end in mixed.bucket_ends.tolist():
@@ -118,41 +125,52 @@ def group_by_length(mixed: Mix, lengths: Integers, *, group_rows: int, seed: int
         pieces += [whole[order].reshape(-1), rising[num_groups * group_rows :]]
         first = end
     place = np.concatenate(pieces)
-    return replace(mixed, order=mixed.order[place], copy=mixed.copy[place], keys=mixed.keys[place])
+    return replace(mixed, **{name: columns.take(getattr(mixed, name), place) for name in ("order", "copy", "keys")})
 
 
-def _fill_buckets(identity: UInt64, bucket: Int64, num_buckets: int, *, seed: int, shuffle: bool) -> Mix:
+def _fill_buckets(identity: UInt64, bucket: Integers, num_buckets: int, *, seed: int, shuffle: bool) -> Mix:
     """Return the rows bucket by bucket, inside each in seeded order or as given."""
     order = _tie_order(identity, seed=seed, shuffle=shuffle)
     if num_buckets > 1:
-        order = order[stable_order(bucket[order])]
+        order = _grouped(order, bucket, num_buckets)
     return _ordered(identity, order, bucket, num_buckets, seed=seed)
 
 
-def _ordered(identity: UInt64, order: Int64, bucket: Int64, num_buckets: int, *, seed: int) -> Mix:
+def _grouped(order: Integers, groups: Integers, num_groups: int) -> Integers:
+    """Return rows that stand in an order group by group. groups: of the rows by index."""
+    return columns.take(order, columns.group(len(order), lambda rows: groups[order[rows]], num_groups))
+
+
+def _ordered(identity: UInt64, order: Integers, bucket: Integers, num_buckets: int, *, seed: int) -> Mix:
     """Return the mix of rows that stand in `order` already, bucket after bucket."""
-    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets), dtype=np.int64)
-    keys = keyed_hash(identity[order], seed=seed, purpose="packs")
-    return Mix(order, np.zeros(len(order), dtype=np.int32), ends, keys)
+    ends = np.cumsum(columns.counts(bucket, num_buckets), dtype=np.int64)
+    keys = keyed_hash(columns.take(identity, order), seed=seed, purpose="packs")
+    return Mix(order, columns.zeros(len(order), np.int32), ends, keys)
 
 
-def _tie_order(identity: UInt64, *, seed: int, shuffle: bool, purpose: str = "order") -> Int64:
-    return keyed_order(identity, seed=seed, purpose=purpose) if shuffle else np.arange(len(identity), dtype=np.int64)
+def _tie_order(identity: UInt64, *, seed: int, shuffle: bool, purpose: str = "order") -> Integers:
+    if shuffle:
+        return keyed_order(identity, seed=seed, purpose=purpose)
+    return columns.computed(len(identity), np.int64, lambda rows: np.arange(rows.start, rows.stop))
 
 
-def _divide(identity: UInt64, category: Integers, *, bins: int, seed: int, shuffle: bool) -> Int64:
+def _divide(identity: UInt64, category: Integers, *, bins: int, seed: int, shuffle: bool) -> Integers:
     """Return the bin of every row, (n,), even within one row inside every category.
 
     Row r of the R rows of a category falls into bin (r * bins + phase) // R, the line-drawing rule of Bresenham (1965): bins
     are contiguous and even, and a category with fewer rows than bins is spread over all of them. The phase, below `bins`, is
     keyed by category, so that the rows left over by many small categories do not meet in the same bucket.
     """
-    values, index, num_rows = np.unique(category, return_inverse=True, return_counts=True)
+    size = len(identity)
+    values = np.unique(np.concatenate([np.unique(category[rows]) for rows in columns.blocks(size)] or [category]))
+    index = columns.computed(size, np.int32, lambda rows: np.searchsorted(values, category[rows]))
     phase = keyed_hash(values.astype(np.int64).view(np.uint64), seed=seed, purpose="phase") % np.uint64(bins)
-    by_row = _tie_order(identity, seed=seed, shuffle=shuffle, purpose="bins")
-    by_category = by_row[stable_order(index[by_row])]
-    first = np.cumsum(num_rows) - num_rows
-    rank = np.arange(len(identity), dtype=np.int64) - np.repeat(first, num_rows)
-    bucket = np.empty(len(identity), dtype=np.int64)
-    bucket[by_category] = (rank * bins + np.repeat(phase.astype(np.int64), num_rows)) // np.repeat(num_rows, num_rows)
+    by_category = _grouped(_tie_order(identity, seed=seed, shuffle=shuffle, purpose="bins"), index, len(values))
+    starts = np.append(0, np.cumsum(columns.counts(index, len(values))))
+    bucket = columns.empty(size, np.int32)
+    for rows in columns.blocks(size):
+        place = np.arange(rows.start, rows.stop, dtype=np.int64)
+        mine = np.searchsorted(starts, place, side="right") - 1
+        num_rows = starts[mine + 1] - starts[mine]
+        bucket[by_category[rows]] = ((place - starts[mine]) * bins + phase.astype(np.int64)[mine]) // num_rows
     return bucket

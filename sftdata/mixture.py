@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from sftdata import mixing, weighting
+from sftdata import columns, mixing, weighting
 from sftdata.mixing import Mix
 from sftdata.shuffling import Int64, Integers, UInt64, keyed_order
 
@@ -45,9 +45,10 @@ def arrange(contents: Contents, spec: dict[str, Any], read_column: ReadColumn) -
         return mixing.percent(identity, rank[contents.part], length, bins=bins, seed=seed)
     if strategy == "weighted":
         num_copies = _copies(contents, spec)
-        mixed = mixing.weighted(identity, _numbers(spec["sources"])[contents.part], num_copies, seed=seed, shuffle=shuffle)
+        source = columns.take(_numbers(spec["sources"]), contents.part)
+        mixed = mixing.weighted(identity, source, num_copies, seed=seed, shuffle=shuffle)
     elif strategy == "buckets":
-        category = _numbers(spec["categories"])[contents.part]
+        category = columns.take(_numbers(spec["categories"]), contents.part)
         mixed = mixing.buckets(identity, category, bins=bins, seed=seed, shuffle=shuffle)
     elif strategy == "curriculum":
         values = length if options["order_by"] == "length" else read_column(options["order_by"])
@@ -106,19 +107,19 @@ def _sums_by_source(contents: Contents, spec: dict[str, Any], values: Integers |
 
 def _copies(contents: Contents, spec: dict[str, Any]) -> npt.NDArray[np.int32]:
     """Return how often each sample is trained, (n,): the samples of one record equally often."""
-    begins = np.ones(len(contents.row), dtype=bool)
-    begins[1:] = contents.row[1:] != contents.row[:-1]
-    first = np.flatnonzero(begins)
-    source = _source_numbers(spec)[contents.part[first]]
-    sizes = _sizes(contents, spec["mix"]["by"])
-    size = np.add.reduceat(sizes, first, dtype=np.int64) if len(first) else sizes.astype(np.int64)
+    starts, numbers = columns.starts(contents.row), _source_numbers(spec)
+    first = starts[:-1]
+    source = columns.computed(len(first), np.int32, lambda rows: numbers[contents.part[first[rows]]])
+    size = columns.sums(_sizes(contents, spec["mix"]["by"]), starts)
     found = _targets(spec, _sums(source, size, len(spec["weights"])))
-    identity = contents.identity[first]
-    order = np.arange(len(first), dtype=np.int64)
+    identity = columns.take(contents.identity, first)
+    order: Integers = columns.computed(len(first), np.int64, lambda rows: np.arange(rows.start, rows.stop))
     if spec["mix"]["shuffle"]:
         order = keyed_order(identity, seed=spec["seed"], purpose="weights")
     num_copies = weighting.choose_copies([target.amount for target in found], source, size, order)
-    copies: npt.NDArray[np.int32] = num_copies[np.cumsum(begins) - 1]
+    copies = columns.empty(len(contents.row), np.int32)
+    for records, samples in columns.spans(starts):
+        copies[samples] = np.repeat(num_copies[records], np.diff(starts[records.start : records.stop + 1]))
     return copies
 
 
@@ -138,8 +139,12 @@ def _sizes(contents: Contents, unit: str) -> Integers:
     return contents.length if unit == "tokens" else contents.trained
 
 
-def _sums(source: Int64, values: Integers, num_sources: int) -> list[int]:
-    return [int(values[source == number].sum()) for number in range(num_sources)]
+def _sums(source: Integers, values: Integers, num_sources: int) -> list[int]:
+    totals = [0] * num_sources
+    for rows in columns.blocks(len(source)):
+        mine, here = source[rows], values[rows]
+        totals = [total + int(here[mine == number].sum()) for number, total in enumerate(totals)]
+    return totals
 
 
 def _source_numbers(spec: dict[str, Any]) -> Int64:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sftdata import mixing, packing, progress, storage
+from sftdata import columns, mixing, packing, progress, storage
 from sftdata.acceptance import Samples, accept, packing_of, trained_heads
 from sftdata.curriculum import read_values
 from sftdata.entries import LEDGER_FILE, PARTS_FILE, TOKENIZED_FILE, plan_name, read_decisions, read_parts
@@ -52,26 +52,29 @@ def plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     `seed`. Raises DataError where `excess_length` is error and a row is too long, or the mixture cannot be met.
     """
     storage.write_json(folder / PARTS_FILE, spec["parts"], durable=False)
-    spec = {**spec, "parts": read_parts(folder, Path(spec["work"]))}
+    with columns.scratch(folder):
+        return _plan(folder, {**spec, "parts": read_parts(folder, Path(spec["work"]))})
+
+
+def _plan(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     rows = _read_rows(spec)
-    counts: Counter[str] = Counter(rows=len(rows.length), tokens=int(rows.length.sum()))
+    counts: Counter[str] = Counter(rows=len(rows.length), tokens=int(rows.length.sum(dtype=np.int64)))
     splits = {}
     with stream_writer(folder / LEDGER_FILE, LEDGER) as ledger:
         log = RowLog(rows, spec["parts"], ledger, counts)
         samples = accept(rows, spec, log)
         for index, name in enumerate(SPLITS):
             if index == 0 or spec["split"]["validation"]:
-                found = _Split(index, rows, samples, _places(rows.split[samples.row] == index))
+                found = _Split(index, rows, samples, _samples_of(index, rows, samples))
                 splits[name] = _plan_split(folder / plan_name(name), found, spec, log)
     counts["kept"] = counts["rows"] - counts["dropped"]
     counts["kept_tokens"] = sum(split["tokens"] for split in splits.values())
     return {"counts": dict(counts), "splits": splits}
 
 
-def _places(chosen: npt.NDArray[np.bool_]) -> Integers:
-    """Return the places that are True, in four bytes each where they fit."""
-    places = np.flatnonzero(chosen)
-    return places.astype(np.int32) if len(chosen) < 2**31 else places
+def _samples_of(split: int, rows: Rows, samples: Samples) -> Integers:
+    """Return which samples are in a split."""
+    return columns.places(len(samples.row), lambda some: rows.split[samples.row[some]] == split)
 
 
 def _read_rows(spec: dict[str, Any]) -> Rows:
@@ -79,11 +82,11 @@ def _read_rows(spec: dict[str, Any]) -> Rows:
     num_rows = int(part_ends[-1]) if len(part_ends) else 0
     rows = Rows(
         part_ends=part_ends,
-        length=np.empty(num_rows, dtype=np.int32),
-        trained=np.empty(num_rows, dtype=np.int32),
-        split=np.empty(num_rows, dtype=np.int8),
-        identity=np.empty(num_rows, dtype=np.uint64),
-        weighted=np.empty(num_rows, dtype=bool),
+        length=columns.empty(num_rows, np.int32),
+        trained=columns.empty(num_rows, np.int32),
+        split=columns.empty(num_rows, np.int8),
+        identity=columns.empty(num_rows, np.uint64),
+        weighted=columns.empty(num_rows, np.bool_),
     )
     published = spec["tokenize"]["compat"] is not None  # only then the first token of a document may be trained
     first = 0
@@ -122,12 +125,14 @@ class _Split(NamedTuple):
 
     def contents(self) -> Contents:
         """Return what mixing needs."""
-        row, length = self.samples.row[self.chosen], self.samples.length[self.chosen]
-        identity, trained = self.rows.identity[row], self.rows.trained[row]
-        if len(self.samples.shortened):
-            identity = copy_identity(identity, self.samples.spread(self.samples.number, self.chosen, 0))
-            trained = self.samples.spread(self.samples.trained, self.chosen, trained).astype(np.int32)
-        return Contents(row, row_identity(identity), self.rows.locate(row)[0], length, trained)
+        samples, chosen = self.samples, self.chosen
+        row, length = columns.take(samples.row, chosen), columns.take(samples.length, chosen)
+        identity, trained = columns.take(self.rows.identity, row), columns.take(self.rows.trained, row)
+        for some in columns.blocks(len(chosen) if len(samples.shortened) else 0):
+            identity[some] = copy_identity(identity[some], samples.spread(samples.number, chosen[some], 0))
+            trained[some] = samples.spread(samples.trained, chosen[some], trained[some])
+        part = columns.computed(len(row), np.int32, lambda some: self.rows.locate(row[some])[0])
+        return Contents(row, row_identity(identity), part, length, trained)
 
 
 def _plan_split(path: Path, found: _Split, spec: dict[str, Any], log: RowLog) -> dict[str, Any]:
@@ -164,12 +169,13 @@ def _mixed(found: _Split, spec: dict[str, Any], training: bool) -> tuple[Mix, In
     """
     contents = found.contents()
     mixed = _mix(contents, found, spec) if training else mixing.concat(contents.identity, seed=spec["seed"], shuffle=False)
-    if len(found.chosen) < 2**31:
-        mixed = replace(mixed, order=mixed.order.astype(np.int32))
-    facts: dict[str, Any] = {"weighted": bool(found.rows.weighted[contents.row].any())}
+    if len(found.chosen) < 2**31 and mixed.order.dtype != np.int32:
+        mixed = replace(mixed, order=columns.computed(len(mixed.order), np.int32, lambda some: mixed.order[some]))
+    weighted = any(found.rows.weighted[contents.row[some]].any() for some in columns.blocks(len(contents.row)))
+    facts: dict[str, Any] = {"weighted": weighted}
     if training:
         facts["mixture"] = report_mixture(contents, mixed, spec)
-    return mixed, contents.length[mixed.order], facts
+    return mixed, columns.take(contents.length, mixed.order), facts
 
 
 def _mix(contents: Contents, found: _Split, spec: dict[str, Any]) -> Mix:
@@ -225,17 +231,25 @@ def _write_plan(path: Path, found: _Split, mixed: Mix, packed: packing.Plan) -> 
 
 def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLog) -> None:
     """Write the rows into the ledger that the mixture leaves out or repeats, and those that the packing loses or cuts."""
-    length = found.samples.length[found.chosen]
+    length = columns.take(found.samples.length, found.chosen)
     once = len(mixed.order) == len(length) and not mixed.copy.any()
-    if once and packed.length.sum(dtype=np.int64) == length.sum():
+    if once and packed.length.sum(dtype=np.int64) == length.sum(dtype=np.int64):
         return
-    first = np.flatnonzero(np.diff(found.samples.row[found.chosen], prepend=-1))
-    row = found.samples.row[found.chosen[first]]
-    whole = np.add.reduceat(length, first) if len(first) else length
-    num_copies = np.bincount(mixed.order, minlength=len(length))[first]
-    taken = np.bincount(mixed.order, weights=length[mixed.order], minlength=len(length))
-    placed = np.bincount(mixed.order[packed.item], weights=packed.length, minlength=len(length))
-    lost = np.add.reduceat(taken - placed, first).astype(np.int64) if len(first) else length
+    copies, lost = columns.zeros(len(length), np.int32), columns.zeros(len(length), np.int64)
+    for some in columns.blocks(len(mixed.order)):
+        np.add.at(copies, mixed.order[some], 1)
+        np.add.at(lost, mixed.order[some], length[mixed.order[some]])
+    for some in columns.blocks(len(packed.item)):
+        np.subtract.at(lost, mixed.order[packed.item[some]], packed.length[some])
+    row = columns.take(found.samples.row, found.chosen)
+    begins = columns.starts(row)
+    whole, missing = columns.sums(length, begins), columns.sums(lost, begins)
+    for some in columns.blocks(len(whole)):
+        _log_outcomes(row[begins[:-1][some]], whole[some], missing[some], copies[begins[:-1][some]], log)
+
+
+def _log_outcomes(row: Integers, whole: Int64, lost: Int64, num_copies: Integers, log: RowLog) -> None:
+    """Write rows into the ledger. whole, lost: (m,) tokens of each, of all samples of all copies. num_copies: (m,)."""
     out, gone = num_copies == 0, (lost == whole) & (num_copies > 0)
     log.drop(row[out], ("mix", "left_out"), whole[out])
     log.drop(row[gone], ("pack", "spliced_out"), whole[gone])
@@ -245,8 +259,7 @@ def _record_outcomes(found: _Split, mixed: Mix, packed: packing.Plan, log: RowLo
 
 def _row_tokens(packed: packing.Plan) -> Int64:
     """Return the tokens of every packed row."""
-    begins = packed.pack_offsets[:-1]
-    return np.add.reduceat(packed.length, begins, dtype=np.int64) if len(begins) else begins
+    return columns.sums(packed.length, packed.pack_offsets)
 
 
 BYTES_A_TOKEN = 9
@@ -255,12 +268,12 @@ BYTES_A_TOKEN = 9
 
 def _cut_shards(row_tokens: Int64, max_bytes: int) -> list[int]:
     """Return the number of rows of each shard: as many as fit into `max_bytes`, at least one; one empty shard for no rows."""
-    ends = np.cumsum(row_tokens.astype(np.int64) * BYTES_A_TOKEN)
+    tokens = columns.offsets(row_tokens)
     sizes = []
     first = 0
-    while first < len(ends):
-        used = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, used + max_bytes, side="right")), first + 1)
+    while first < len(row_tokens):
+        fitting = int(np.searchsorted(tokens, tokens[first] + max_bytes // BYTES_A_TOKEN, side="right")) - 1
+        last = max(fitting, first + 1)
         sizes.append(last - first)
         first = last
     return sizes or [0]

@@ -13,8 +13,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from sftdata import columns
+from sftdata.columns import Int64, Integers
 from sftdata.errors import DataError
-from sftdata.shuffling import Int64, Integers, stable_order
 
 
 @dataclass(frozen=True)
@@ -96,30 +97,32 @@ def _fill(
     return amounts
 
 
-def choose_copies(amounts: Sequence[Fraction], source: Integers, size: Int64, order: Int64) -> npt.NDArray[np.int32]:
+def choose_copies(amounts: Sequence[Fraction], source: Integers, size: Int64, order: Integers) -> npt.NDArray[np.int32]:
     """Return how often each row is trained, (n,): each source's amount and the sum of all are met within one row.
 
     source, size: (n,) the source of each row and what it counts for. order: (n,) the rows in the order in which they are taken.
     A source is trained whole as often as its amount allows; the rest is the first rows in `order`, one more or one less
     of them, whichever brings the sum over the sources nearer to what was asked.
     """
-    num_copies = np.zeros(len(source), dtype=np.int32)
-    by_source = order[stable_order(source[order])]
-    ends = np.searchsorted(source[by_source], np.arange(len(amounts)), side="right").tolist()
+    num_copies = columns.zeros(len(source), np.int32)
+    by_source = columns.take(order, columns.group(len(order), lambda rows: source[order[rows]], len(amounts)))
+    ends = np.cumsum(columns.counts(source, len(amounts))).tolist()
     over = Fraction(0)
     first = 0
     for amount, end in zip(amounts, ends, strict=True):
         rows = by_source[first:end]
-        taken = np.cumsum(size[rows])
-        total = int(taken[-1]) if len(taken) else 0
+        taken = columns.offsets(columns.take(size, rows))
+        total = int(taken[-1])
         times, rest = divmod(amount, total) if total else (0, Fraction(0))
-        num_more = int(np.searchsorted(taken, int(rest), side="right"))
-        below = int(taken[num_more - 1]) - rest if num_more else -rest
+        num_more = int(np.searchsorted(taken[1:], int(rest), side="right"))
+        below = int(taken[num_more]) - rest
         if below:
-            above = int(taken[num_more]) - rest
+            above = int(taken[num_more + 1]) - rest
             num_more, below = (num_more + 1, above) if abs(over + above) < abs(over + below) else (num_more, below)
         over += below
-        num_copies[rows] = times
-        num_copies[rows[:num_more]] += 1
+        for some in columns.blocks(len(rows)):
+            num_copies[rows[some]] = times
+        for some in columns.blocks(num_more):
+            num_copies[rows[some]] += 1
         first = end
     return num_copies

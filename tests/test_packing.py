@@ -109,7 +109,7 @@ def test_packing_keeps_every_token_once_and_in_its_bucket(drawn, cuts, strategy,
 def test_plans_hold_the_promised_integer_types():
     plan = pack_one_bucket([3, 2], 4, "packed")
     columns = (plan.pack_offsets, plan.item, plan.start, plan.length, plan.bucket_rows)
-    assert [column.dtype for column in columns] == [np.int64, np.int64, np.int32, np.int32, np.int64]
+    assert [column.dtype for column in columns] == [np.int64, np.int32, np.int32, np.int32, np.int64]
 
 
 @settings(max_examples=300)

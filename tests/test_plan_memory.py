@@ -17,7 +17,7 @@ from sftdata.row_log import Rows
 NUM_ROWS = 1_000_000
 HELD = 18
 """Bytes that the rows take: length 4, trained 4, side of the split 1, identity 8, whether weighted 1."""
-PEAK = 125
+PEAK = 24
 """Bytes at the worst moment, sorting and packing included; 10⁹ rows need 1 GB of memory for each of them."""
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sftdata import columns
 from sftdata.errors import ConservationError, DataError, RecipeError, suggest
 from sftdata.packing.best_fit import best_fit_rows
 from sftdata.packing.concat import concat_rows
@@ -54,10 +55,11 @@ def pack(lengths: Integers, bucket_ends: Int64, *, strategy: str, sequence_len: 
             rows = order_by_keys(rows, keys[bucket])
         elif strategy == "best_fit":
             rows = order_by_place(rows)
-        buckets.append(rows._replace(item=rows.item + bucket.start) if bucket.start else rows)
+        buckets.append(_moved(rows, bucket.start, len(lengths)))
     plan = join(buckets)
-    if plan.length.sum(dtype=np.int64) != lengths.sum():
-        raise ConservationError(f"packing {lengths.sum()} tokens gave {plan.length.sum(dtype=np.int64)}; please report this")
+    num_tokens, num_packed = (int(column.sum(dtype=np.int64)) for column in (lengths, plan.length))
+    if num_packed != num_tokens:
+        raise ConservationError(f"packing {num_tokens} tokens gave {num_packed}; please report this")
     return plan
 
 
@@ -91,13 +93,24 @@ def pack_as_original(
             trained_head=trained_head[bucket],
             generator=generator,
         )
-        buckets.append(rows._replace(item=rows.item + bucket.start) if bucket.start else rows)
+        buckets.append(_moved(rows, bucket.start, len(lengths)))
     return join(buckets)
+
+
+def _moved(rows: Rows, first: int, num_samples: int) -> Rows:
+    """Return the rows of a bucket that begins with sample `first` of all."""
+    kind = columns.index_type(num_samples)
+    if not first and rows.item.dtype == kind:
+        return rows
+    return rows._replace(item=columns.computed(len(rows.item), kind, lambda segments: rows.item[segments] + first))
 
 
 def _padding_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Give every sample a row of its own."""
-    return whole_samples(np.ones(len(lengths), dtype=np.int64), np.arange(len(lengths), dtype=np.int64), lengths)
+    num_samples = len(lengths)
+    sizes = columns.computed(num_samples, np.int32, lambda rows: np.ones(rows.stop - rows.start, dtype=np.int32))
+    item = columns.computed(num_samples, columns.index_type(num_samples), lambda rows: np.arange(rows.start, rows.stop))
+    return whole_samples(sizes, item, lengths)
 
 
 _MAKE_ROWS: dict[str, Callable[[Integers, int], Rows]] = {
@@ -122,9 +135,11 @@ def _check_input(lengths: Integers, bucket_ends: Int64, sequence_len: int, *, ma
         raise RecipeError(f"tokenize.sequence_len: {sequence_len}; a row needs at least 1 token")
     if not len(bucket_ends) or bucket_ends[-1] != len(lengths) or (np.diff(bucket_ends, prepend=0) < 0).any():
         raise ConservationError(f"the buckets {bucket_ends} do not cover {len(lengths)} samples; please report this")
+    limit = MAX_SAMPLE_TOKENS if may_exceed else sequence_len
+    if not len(lengths) or (lengths.min() >= 1 and lengths.max() <= limit):
+        return
     if len(empty := np.flatnonzero(lengths < 1)):
         raise DataError(f"sample {empty[0]} of {len(lengths)} has {lengths[empty[0]]} tokens; drop empty samples first")
-    limit = MAX_SAMPLE_TOKENS if may_exceed else sequence_len
-    if len(excess := np.flatnonzero(lengths > limit)):
-        cure = "split it first" if may_exceed else "set tokenize.excess_length, or pack.strategy: packed"
-        raise DataError(f"sample {excess[0]} of {len(lengths)} has {lengths[excess[0]]} tokens, the limit is {limit}; {cure}")
+    excess = int(np.argmax(lengths > limit))
+    cure = "split it first" if may_exceed else "set tokenize.excess_length, or pack.strategy: packed"
+    raise DataError(f"sample {excess} of {len(lengths)} has {lengths[excess]} tokens, the limit is {limit}; {cure}")

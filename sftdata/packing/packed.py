@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftdata.packing.rows import Integers, Rows
+from sftdata import columns
+from sftdata.packing.rows import Int64, Integers, Rows
 
 
 def packed_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Cut the stream of all samples every `sequence_len` tokens; the last row may be short."""
-    sample_ends = np.cumsum(lengths)
-    cuts = np.arange(sequence_len, lengths.sum(), sequence_len)
+    total = int(lengths.sum(dtype=np.int64))
+    num_segments = len(lengths) + _num_splits(lengths, sequence_len)
+    item = columns.empty(num_segments, columns.index_type(len(lengths)))
+    start, length = (columns.empty(num_segments, np.int32) for _ in range(2))
+    sizes = columns.zeros(-(-total // sequence_len), np.int32)
+    tokens = end = 0
+    for samples in columns.blocks(len(lengths)):
+        sample_ends, cuts, cut_sample = _cuts(lengths[samples], tokens, sequence_len)
+        mine = np.insert(np.arange(len(sample_ends)), cut_sample, cut_sample)
+        starts = np.append(tokens, np.insert(sample_ends, cut_sample, cuts))
+        segments = slice(end, end := end + len(mine))
+        item[segments] = mine + samples.start
+        length[segments] = np.diff(starts)
+        start[segments] = starts[:-1] - (sample_ends - lengths[samples])[mine]
+        first_row = tokens // sequence_len
+        here = np.bincount(starts[:-1] // sequence_len - first_row)
+        sizes[first_row : first_row + len(here)] += here.astype(np.int32)
+        tokens = int(sample_ends[-1])
+    return Rows(sizes, item, start, length)
+
+
+def _cuts(lengths: Integers, tokens: int, sequence_len: int) -> tuple[Int64, Int64, Int64]:
+    """Return where samples end that follow `tokens` tokens, where rows end inside of samples, and inside of which."""
+    sample_ends = tokens + np.cumsum(lengths, dtype=np.int64)
+    cuts = np.arange((tokens // sequence_len + 1) * sequence_len, int(sample_ends[-1]), sequence_len)
     cut_sample = np.searchsorted(sample_ends, cuts)
     splits = sample_ends[cut_sample] != cuts
-    cuts, cut_sample = cuts[splits], cut_sample[splits]
-    item = np.insert(np.arange(len(lengths)), cut_sample, cut_sample)
-    segment_starts = np.concatenate([[0], np.insert(sample_ends, cut_sample, cuts)])
-    length = np.diff(segment_starts)
-    start = segment_starts[:-1] - (sample_ends - lengths)[item]
-    return Rows(np.bincount(segment_starts[:-1] // sequence_len), item, start.astype(np.int32), length.astype(np.int32))
+    return sample_ends, cuts[splits], cut_sample[splits]
+
+
+def _num_splits(lengths: Integers, sequence_len: int) -> int:
+    """Return how often a row ends inside a sample."""
+    tokens = splits = 0
+    for samples in columns.blocks(len(lengths)):
+        sample_ends, cuts, _ = _cuts(lengths[samples], tokens, sequence_len)
+        tokens, splits = int(sample_ends[-1]), splits + len(cuts)
+    return splits

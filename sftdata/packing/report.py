@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from sftdata.packing.rows import Integers, Plan, offsets
+from sftdata import columns
+from sftdata.columns import offsets
+from sftdata.packing.rows import Integers, Plan
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class PackingReport:
 
 def report_packing(plan: Plan, lengths: Integers, *, strategy: str, sequence_len: int) -> PackingReport:
     """Count what a plan made of `lengths`, and compare its rows with the lower bound. Arguments as for `pack`."""
-    num_tokens_in, num_tokens_out = int(lengths.sum()), int(plan.length.sum(dtype=np.int64))
+    num_tokens_in, num_tokens_out = int(lengths.sum(dtype=np.int64)), int(plan.length.sum(dtype=np.int64))
     num_rows = len(plan.pack_offsets) - 1
     room = num_rows * sequence_len
     bound = _token_bound if strategy == "packed" else lower_bound
@@ -63,7 +65,7 @@ def lower_bound(lengths: Integers, sequence_len: int) -> int:
     of tokens divided by `sequence_len`, rounded up.
     """
     half = sequence_len // 2
-    counts = np.bincount(lengths, minlength=sequence_len + 1)
+    counts = columns.counts(lengths, sequence_len + 1)
     num_up_to = np.cumsum(counts)
     tokens_up_to = np.cumsum(counts * np.arange(sequence_len + 1))
     threshold = np.arange(1, max(half, 1) + 1)

@@ -7,12 +7,15 @@ loss of tokens included.
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from sftdata.packing.rows import Integers, Rows, offsets, whole_samples
+from sftdata import columns
+from sftdata.columns import offsets
+from sftdata.packing.rows import Integers, Rows, whole_samples
 
 Sequences = list[list[tuple[int, int]]]
 """(sample, tokens taken) of every segment of every row."""
@@ -21,15 +24,20 @@ Sequences = list[list[tuple[int, int]]]
 def splice_rows(lengths: Integers, sequence_len: int) -> Rows:
     """Append each sample to the open row, or open a new one where it does not fit (next-fit); the order stays."""
     ends = offsets(lengths)
-    follows = np.searchsorted(ends, ends[:-1] + sequence_len, side="right") - 1
-    first_of_row = []
+    kind = columns.index_type(len(lengths))
+    follows = columns.computed(
+        len(lengths), kind, lambda rows: np.searchsorted(ends, ends[rows] + sequence_len, side="right") - 1
+    )
+    begins = array("q")
     first = 0
     while first < len(lengths):
-        first_of_row.append(first)
-        first = follows[first]
-    begin = np.array(first_of_row, dtype=np.int64)
-    sizes = np.append(begin[1:], len(lengths))[: len(begin)] - begin
-    return whole_samples(sizes, np.arange(len(lengths), dtype=np.int64), lengths)
+        begins.append(first)
+        first = int(follows[first])
+    begins.append(len(lengths))
+    begin = np.frombuffer(begins, dtype=np.int64)
+    sizes = columns.computed(len(begin) - 1, np.int32, lambda rows: np.diff(begin[rows.start : rows.stop + 1]))
+    item = columns.computed(len(lengths), kind, lambda rows: np.arange(rows.start, rows.stop))
+    return whole_samples(sizes, item, lengths)
 
 
 def splice_original(
