@@ -19,8 +19,8 @@ PROTECTED = re.compile(
 
 _SAID = "(?:said|says|replied|replies|wrote|writes|answered|answers|explained|admitted|whispered|muttered|added|insisted|told)"
 _SAID_ZH = (
-    "(?:说道?|答道|回答说?|自嘲道?|写道|想道?|心想|喊道|笑道|叹道"
-    "|解释道?|坦言|(?:摇头|点头|冷笑|苦笑|低声|轻声)(?:道|说))"
+    r"(?:(?<![上来般底言话实白单格地以直之])说道?|答道|回答说?|自嘲道?|写道|想道?|心想|喊道|笑道|叹道"
+    r"|解释道?|坦言|(?:摇头|点头|冷笑|苦笑|低声|轻声)(?:道|说))"
 )
 _TO_WHOM = r"(?=[ ]?(?:[.,;!?]|$|\n|(?:to|on|in|with|when|after|me|him|her|us|them|the|reporters)\b))"
 
