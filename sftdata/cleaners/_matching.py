@@ -58,6 +58,8 @@ class Found(NamedTuple):
     start: int
     end: int
     window: tuple[int, int]
+    before: int
+    """Where the sentence before that one starts."""
 
 
 FoundByRule = dict[int, list[Found]]
@@ -191,35 +193,37 @@ class Matcher:
         if not matches:
             return
         patterns, starts, ends = np.array(matches, dtype=np.int64).T
-        begins, stops = _windows(view.text, starts, ends)
+        columns = (patterns, starts, ends, *_windows(view.text, starts, ends))
         raw_starts = np.cumsum([0, *(len(text) + 1 for text in texts[first:last])])
         bounds = np.searchsorted(view.offsets, raw_starts)
         owners = np.searchsorted(bounds, starts, side="right") - 1
         grouped: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for owner, *match in zip(*(column.tolist() for column in (owners, patterns, starts, ends, begins, stops)), strict=True):
+        for owner, *match in zip(*(column.tolist() for column in (owners, *columns)), strict=True):
             grouped[owner].append(tuple(match))
         for owner, group in grouped.items():
             begin, end, raw = int(bounds[owner]), int(bounds[owner + 1]) - 1, texts[first + owner]
             if owner == last - first - 1:
                 end = len(view.text)
             found: FoundByRule = defaultdict(list)
-            for pattern, match_start, match_end, window_begin, window_end in group:
+            for pattern, match_start, match_end, window_before, window_begin, window_end in group:
                 window = (max(0, window_begin - begin), min(end, window_end) - begin)
-                place = Found(match_start - begin, match_end - begin, window)
+                place = Found(match_start - begin, match_end - begin, window, max(0, window_before - begin))
                 for rule in self.owners[pattern]:
                     found[rule].append(place)
             yield first + owner, Text(raw, view.text[begin:end], view.offsets[begin:end], int(raw_starts[owner])), found
 
 
-def _windows(text: str, starts: Positions, ends: Positions) -> tuple[Positions, Positions]:
-    """Return begin (the mark before it included) and end of the sentences round some spans of a folded text."""
+def _windows(text: str, starts: Positions, ends: Positions) -> tuple[Positions, Positions, Positions]:
+    """Return begin of the sentence before, begin (the mark before it included) and end of those round spans of a folded text."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     stopped = np.flatnonzero(codes == ord("."))
     stopped = stopped[_AFTER_STOP.take(codes[np.minimum(stopped + 1, len(codes) - 1)], mode="clip")]
     breaks = np.sort(np.concatenate(([0], np.flatnonzero(_MARKS.take(codes, mode="clip")), stopped, [len(codes)])))
-    begins = breaks[np.searchsorted(breaks, starts, side="right") - 1]
+    indexes = np.searchsorted(breaks, starts, side="right") - 1
+    begins, before = breaks[indexes], breaks[np.maximum(indexes - 1, 0)]
     stops = breaks[np.minimum(np.searchsorted(breaks, ends - 1), len(breaks) - 1)] + 1
-    return np.maximum(begins, starts - WINDOW_CHARS), np.minimum(stops, ends + WINDOW_CHARS)
+    least = starts - WINDOW_CHARS
+    return np.maximum(before, least), np.maximum(begins, least), np.minimum(stops, ends + WINDOW_CHARS)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -234,7 +238,9 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
-    windows = [found[0].window] if len(found) == 1 else _joined(sorted({place.window for place in found}))
+    wide = rule.sentences > 1
+    places = sorted({(place.before if wide else place.window[0], place.window[1]) for place in found})
+    windows = places if len(places) == 1 else _joined(places)
     for begin, end in windows:
         if begin and regex.pattern.startswith("^"):
             return

@@ -37,7 +37,7 @@ class _Node(NamedTuple):
 
 _PACK_KEYS = ("id", "version", "language", "variants", "fragments", "rules", "requests")
 _RULE_KEYS = (
-    *("id", "category", *PATTERN_KINDS, "anchors", "beside", "boundary", "where", "role"),
+    *("id", "category", *PATTERN_KINDS, "anchors", "beside", "sentences", "boundary", "where", "role"),
     *("severity", "action", "weight", "density", "source", "must_fire", "must_not_fire"),
 )
 _REQUEST_KEYS = ("id", "exempts", "every", "unless_answer")
@@ -233,8 +233,9 @@ def _rule(node: _Node, fragments: dict[str, str], table: Table) -> Rule:
         raise node.error(f"a rule has exactly one of {', '.join(PATTERN_KINDS)}, not {len(kinds)}")
     if ("anchors" in keys) != (kinds == ["regex"]):
         raise node.error("anchors belong to a regex rule, which needs them: literals of which every match holds one")
-    if "beside" in keys and kinds != ["regex"]:
-        raise keys["beside"].error("beside belongs to a regex rule")
+    for name in ("beside", "sentences"):
+        if name in keys and kinds != ["regex"]:
+            raise keys[name].error(f"{name} belongs to a regex rule")
     if ("density" in keys) != (kinds == ["lexicon"]):
         raise node.error("density belongs to a lexicon rule, which needs it: hits per 1,000 words or Han characters")
     return Rule(
@@ -244,6 +245,7 @@ def _rule(node: _Node, fragments: dict[str, str], table: Table) -> Rule:
         patterns=_phrases(keys["anchors" if kinds == ["regex"] else kinds[0]], table),
         regex=_regex(keys["regex"], fragments, table) if kinds == ["regex"] else None,
         beside=_any_of(_phrases(keys["beside"], table, least=1)) if "beside" in keys else None,
+        sentences=int(_choice(keys.get("sentences"), ("1", "2"), "1")),
         boundary=_choice(keys.get("boundary"), BOUNDARIES, "word"),
         where=_choice(keys.get("where"), PLACES, "anywhere"),
         roles=tuple(_choice(role, ROLES, "") for role in _sequence(keys["role"])) if "role" in keys else (),

@@ -37,6 +37,8 @@ class Rule(NamedTuple):
     regex: re.Pattern[str] | None
     beside: re.Pattern[str] | None
     """Folded phrases of which a sentence with an anchor must hold one too before the regex is tried; None: none needed."""
+    sentences: int
+    """Regex: how many sentences a match may span, 1 or 2: the one that holds the anchor, and the one before it."""
     boundary: str
     """`word`: no letter or digit on either side; `cjk`: none, and no Han character, to the right; `none`."""
     where: str
