@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -38,8 +38,13 @@ _AFTER_STOP = np.isin(np.arange(0x10001), [ord(mark) for mark in " .\n\"')" + SE
 WINDOW_CHARS = 400
 """A regex is tried on the sentence round an anchor, at most this far to either side: a document costs what its anchors cost."""
 
+REPETITIVE = 64
+"""Sentences with an anchor of a rule in one text, from which on those without a match are remembered."""
+
 LEAD_IN = " \t\n\"'(*_#>-:[「『“【"
 """What may stand between the start of a sentence and its first word."""
+
+_NO_ACTIONS: Mapping[str, str] = {}
 
 Positions = NDArray[np.int64]
 
@@ -109,7 +114,7 @@ class Text:
             return False
         if not self.in_place(rule.where, start) or not self._is_own_voice(start):
             return False
-        return rule.kind == "lexicon" or not is_reported(self.text, start, end, self._sentence_end(start))
+        return rule.kind == "lexicon" or not is_reported(self.text, start, end, min(self._sentence_end(start), end + WINDOW_CHARS))
 
     def _sentence_end(self, position: int) -> int:
         index = bisect_right(self.sentence_starts, position)
@@ -149,8 +154,9 @@ class Text:
         ends = [match.end() for match in islice(SENTENCE_END.finditer(self.text), 2)]
         return ends[1] if len(ends) == 2 else len(self.text)
 
+    @cached_property
     def num_units(self) -> int:
-        """Return the number of words and Han characters."""
+        """Number of words and Han characters."""
         codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
         num_han = np.count_nonzero((codes >= 0x3400) & (codes <= 0x9FFF))
         return int(num_han + np.count_nonzero((codes == ord(" ")) | (codes == ord("\n"))) + 1)
@@ -238,14 +244,24 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
+    """Yield the matches of a rule in the sentences round its anchors; a sentence that comes again and held none is not tried."""
     wide = rule.sentences > 1
     places = sorted({(place.before if wide else place.window[0], place.window[1]) for place in found})
     windows = places if len(places) == 1 else _joined(places)
+    at_start_only = regex.pattern.startswith("^")
+    repetitive = len(windows) > REPETITIVE
+    without: set[str] = set()
     for begin, end in windows:
-        if begin and regex.pattern.startswith("^"):
+        if begin and at_start_only:
             return
+        if repetitive and text[begin:end] in without:
+            continue
+        spans: list[tuple[int, int]] = []
         if rule.beside is None or rule.beside.search(text, begin, end):
-            yield from (match.span() for match in regex.finditer(text, begin, end))
+            spans = [match.span() for match in regex.finditer(text, begin, end)]
+        if repetitive and not spans:
+            without.add(text[begin:end])
+        yield from spans
 
 
 def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -260,27 +276,31 @@ def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
+    """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
     if rule.where == "prefix":
         found = [place for place in found if text.in_place("prefix", place.start)]
         if not found:
             return []
-    if rule.regex is not None:
-        spans = list(_regex_spans(rule, rule.regex, text.text, found))
-    else:
-        spans = [(place.start, place.end) for place in found]
-    least = rule.density * text.num_units() / 1000 if rule.kind == "lexicon" else 1
-    if len(spans) < least:
+    if rule.kind == "lexicon" and len(found) < rule.density * text.num_units / 1000:
         return []
-    accepted = [span for span in spans if text.accepts(rule, *span)]
-    return [Hit(rule, *text.raw_span(*span)) for span in accepted] if len(accepted) >= max(least, 1) else []
+    if rule.regex is not None:
+        spans = _regex_spans(rule, rule.regex, text.text, found)
+    else:
+        spans = iter([(place.start, place.end) for place in found])
+    accepted = (Hit(rule, *text.raw_span(*span)) for span in spans if text.accepts(rule, *span))
+    if rule.kind != "lexicon":
+        return list(accepted) if rule.action == "strip_sentence" else list(islice(accepted, 1))
+    hits = list(accepted)
+    return hits if len(hits) >= rule.density * text.num_units / 1000 else []
 
 
-def build_matcher(packs: Iterable[Pack], disable: Iterable[str] = ()) -> Matcher:
-    """Return the matcher of the packs' rules, without those whose id or category is disabled."""
+def build_matcher(packs: Iterable[Pack], disable: Iterable[str] = (), actions: Mapping[str, str] = _NO_ACTIONS) -> Matcher:
+    """Return the matcher of the packs' rules, without those whose id or category is disabled, with actions by category."""
     from ahocorasick_rs import AhoCorasick, Implementation
 
     packs, disabled = tuple(packs), frozenset(disable)
-    rules = tuple(rule for pack in packs for rule in pack.rules if not disabled & {rule.id, rule.category})
+    enabled = (rule for pack in packs for rule in pack.rules if not disabled & {rule.id, rule.category})
+    rules = tuple(rule._replace(action=actions.get(rule.category, rule.action)) for rule in enabled)
     owners: dict[str, list[int]] = defaultdict(list)
     for index, rule in enumerate(rules):
         for pattern in rule.patterns:

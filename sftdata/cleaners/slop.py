@@ -82,7 +82,7 @@ def slop(
             exempt = _exempt_categories(matcher.requests, prompts.before(index), text, matcher.table)
             hits = [hit for hit in hits if hit.rule.category not in exempt]
         if hits:
-            answers[index] = _answer(text, hits, dict(actions))
+            answers[index] = _answer(text, hits)
     return answers
 
 
@@ -116,14 +116,14 @@ def _exempt_categories(requests: Iterable[Request], prompt: str, answer: Text, t
     )
 
 
-def _answer(text: Text, hits: list[Hit], actions: dict[str, str]) -> Answer:
+def _answer(text: Text, hits: list[Hit]) -> Answer:
     """Return the answer of the strongest action, and among equals of the most severe rule."""
 
     def strength(hit: Hit) -> tuple[int, float, int]:
-        return ACTIONS.index(actions.get(hit.rule.category, hit.rule.action)), -hit.rule.severity, hit.start
+        return ACTIONS.index(hit.rule.action), -hit.rule.severity, hit.start
 
     hit = min(hits, key=strength)
-    rule, action = hit.rule, actions.get(hit.rule.category, hit.rule.action)
+    rule, action = hit.rule, hit.rule.action
     told = (rule.category, rule.id, text.raw[hit.start : hit.end][:MAX_EVIDENCE_CHARS])
     if action == "drop_sample":
         return Drop(*told)
@@ -160,7 +160,7 @@ def _packs(stamped: Stamped) -> tuple[Pack, ...]:
 def _matcher(stamped: Stamped, actions: tuple[tuple[str, str], ...], disable: tuple[str, ...]) -> Matcher:
     packs = _packs(stamped)
     _check_names(packs, dict(actions), disable)
-    return build_matcher(packs, disable)
+    return build_matcher(packs, disable, dict(actions))
 
 
 def _check_names(packs: tuple[Pack, ...], actions: dict[str, str], disable: list[str] | tuple[str, ...]) -> None:
