@@ -6,20 +6,17 @@ A text that holds no phrase and no anchor of any rule costs its share of a table
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sftdata.cleaners._fold import Table, fold, fold_table, variants_of
 from sftdata.cleaners._rules import Pack, Request, Rule
-from sftdata.cleaners._voice import PROTECTED, is_reported
+from sftdata.cleaners._text import WINDOW_CHARS, Positions, Text
 
 CHUNK_CHARS = 1 << 19
 """Texts are joined up to about this many characters a pass: arrays stay in the cache, memory stays flat."""
@@ -27,26 +24,15 @@ CHUNK_CHARS = 1 << 19
 SEPARATOR = "\uffff"
 """Between texts of a pass: no character, so no pattern holds it; texts are told apart by their lengths, not by it."""
 
-SENTENCE_END = re.compile(r"""(?:[!?。…]+|\.+(?=["')\]*_]*(?:\s|$)))["')\]」』】*_]*[ ]?|\n""")
-"""What ends a sentence of a folded text; a newline always does."""
-
 SENTENCE_MARKS = "!?。…\n" + SEPARATOR
 _MARKS = np.isin(np.arange(0x10001), [ord(mark) for mark in SENTENCE_MARKS])
 _AFTER_STOP = np.isin(np.arange(0x10001), [ord(mark) for mark in " .\n\"')" + SEPARATOR])
 """By code point, the last entry for all beyond: what ends a sentence by itself, and what lets a full stop before it end one."""
 
-WINDOW_CHARS = 400
-"""A regex is tried on the sentence round an anchor, at most this far to either side: a document costs what its anchors cost."""
-
 REPETITIVE = 64
 """Sentences with an anchor of a rule in one text, from which on those without a match are remembered."""
 
-LEAD_IN = " \t\n\"'(*_#>-:[「『“【"
-"""What may stand between the start of a sentence and its first word."""
-
 _NO_ACTIONS: Mapping[str, str] = {}
-
-Positions = NDArray[np.int64]
 
 
 class Hit(NamedTuple):
@@ -68,104 +54,6 @@ class Found(NamedTuple):
 
 
 FoundByRule = dict[int, list[Found]]
-
-
-class Text:
-    """One text with a hit: its folded view, and what of its structure the hits ask for."""
-
-    def __init__(self, raw: str, text: str, offsets: Positions, origin: int) -> None:
-        self.raw = raw
-        self.text = text
-        """The folded view."""
-        self._offsets = offsets
-        self._origin = origin
-
-    @cached_property
-    def _protected(self) -> tuple[list[int], list[int]]:
-        spans = [match.span() for match in PROTECTED.finditer(self.raw)]
-        return [start for start, _ in spans], [end for _, end in spans]
-
-    @cached_property
-    def sentence_starts(self) -> list[int]:
-        """Folded offsets at which sentences start; the first is 0."""
-        ends = (match.end() for match in SENTENCE_END.finditer(self.text))
-        return [0, *(end for end in ends if end < len(self.text))]
-
-    def raw_position(self, position: int) -> int:
-        """Return the raw offset of a folded one; the length of the folded text stands for the length of the raw one."""
-        return int(self._offsets[position]) - self._origin if position < len(self.text) else len(self.raw)
-
-    def raw_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the raw span of a folded one that is not empty."""
-        return self.raw_position(start), self.raw_position(end - 1) + 1
-
-    def sentence_span(self, position: int) -> tuple[int, int]:
-        """Return the raw span of the sentence that holds a folded offset, with the blanks that follow it."""
-        start = self.sentence_starts[bisect_right(self.sentence_starts, position) - 1]
-        return self.raw_position(start), self.raw_position(self._sentence_end(position))
-
-    def folded_position(self, raw_position: int) -> int:
-        """Return the folded offset of a raw one."""
-        return int(np.searchsorted(self._offsets, raw_position + self._origin))
-
-    def accepts(self, rule: Rule, start: int, end: int) -> bool:
-        """Return whether a folded match meets the rule's boundary and place, outside code, quotations and reported speech."""
-        if not self._meets_boundary(rule.boundary, start, end):
-            return False
-        if not self.in_place(rule.where, start) or not self._is_own_voice(start):
-            return False
-        return rule.kind == "lexicon" or not is_reported(self.text, start, end, min(self._sentence_end(start), end + WINDOW_CHARS))
-
-    def _sentence_end(self, position: int) -> int:
-        index = bisect_right(self.sentence_starts, position)
-        return self.sentence_starts[index] if index < len(self.sentence_starts) else len(self.text)
-
-    def _meets_boundary(self, boundary: str, start: int, end: int) -> bool:
-        text = self.text
-        if boundary == "none":
-            return True
-        following = text[end : end + 1]
-        if _is_word(following) and _is_word(text[end - 1]):
-            return False
-        if boundary == "cjk":
-            return not ("㐀" <= following <= "鿿")
-        return not (_is_word(text[start - 1 : start]) and _is_word(text[start]))
-
-    def in_place(self, where: str, start: int) -> bool:
-        """Return whether a folded match that starts there stands where the rule wants it."""
-        if where == "anywhere":
-            return True
-        if where == "prefix":
-            return start < self._prefix_end
-        index = bisect_right(self.sentence_starts, start)
-        if where == "suffix":
-            return index >= len(self.sentence_starts) - 1
-        return not self.text[self.sentence_starts[index - 1] : start].strip(LEAD_IN)
-
-    def _is_own_voice(self, start: int) -> bool:
-        starts, ends = self._protected
-        raw_start = self.raw_position(start)
-        index = bisect_right(starts, raw_start) - 1
-        return index < 0 or raw_start >= ends[index]
-
-    @cached_property
-    def _prefix_end(self) -> int:
-        """Folded offset at which the third sentence starts."""
-        ends = [match.end() for match in islice(SENTENCE_END.finditer(self.text), 2)]
-        return ends[1] if len(ends) == 2 else len(self.text)
-
-    @cached_property
-    def num_units(self) -> int:
-        """Number of words and Han characters."""
-        codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
-        num_han = np.count_nonzero((codes >= 0x3400) & (codes <= 0x9FFF))
-        return int(num_han + np.count_nonzero((codes == ord(" ")) | (codes == ord("\n"))) + 1)
-
-
-def _is_word(char: str) -> bool:
-    """Return whether a character (or the empty end of the text) is part of a word that is written with spaces around it."""
-    return char.isalnum() and not "\u3040" <= char <= "\u9fff"
-
 
 Candidate = tuple[int, Text, FoundByRule]
 
@@ -220,7 +108,7 @@ class Matcher:
 
 
 def _windows(text: str, starts: Positions, ends: Positions) -> tuple[Positions, Positions, Positions]:
-    """Return begin of the sentence before, begin (the mark before it included) and end of those round spans of a folded text."""
+    """Return begin of the sentence before, begin (with the mark before it) and end of those round spans of a folded text."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     stopped = np.flatnonzero(codes == ord("."))
     stopped = stopped[_AFTER_STOP.take(codes[np.minimum(stopped + 1, len(codes) - 1)], mode="clip")]
@@ -244,41 +132,41 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
-    """Yield the matches of a rule in the sentences round its anchors; a sentence that comes again and held none is not tried."""
-    wide = rule.sentences > 1
-    places = sorted({(place.before if wide else place.window[0], place.window[1]) for place in found})
-    windows = places if len(places) == 1 else _joined(places)
+    """Yield the matches of a rule in the sentences round its anchors; one that comes again and held none is not tried."""
     at_start_only = regex.pattern.startswith("^")
-    repetitive = len(windows) > REPETITIVE
     without: set[str] = set()
-    for begin, end in windows:
+    for number, (begin, end) in enumerate(_joined_windows(found, rule.sentences > 1)):
         if begin and at_start_only:
             return
+        repetitive = number > REPETITIVE
         if repetitive and text[begin:end] in without:
             continue
-        spans: list[tuple[int, int]] = []
+        num_matches = 0
         if rule.beside is None or rule.beside.search(text, begin, end):
-            spans = [match.span() for match in regex.finditer(text, begin, end)]
-        if repetitive and not spans:
+            for match in regex.finditer(text, begin, end):
+                num_matches += 1
+                yield match.span()
+        if repetitive and not num_matches:
             without.add(text[begin:end])
-        yield from spans
 
 
-def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return sorted windows with those that overlap by more than a sentence's end mark joined."""
-    joined = windows[:1]
-    for begin, end in windows[1:]:
-        if begin < joined[-1][1] - 1:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]:
+    """Yield the sentences round places, those that overlap by more than an end mark joined; `wide`: with the one before."""
+    begin, end = found[0].before if wide else found[0].window[0], found[0].window[1]
+    for place in found:
+        start, stop = place.before if wide else place.window[0], place.window[1]
+        if start < end - 1 or start == begin:
+            begin, end = min(begin, start), max(end, stop)
         else:
-            joined.append((begin, end))
-    return joined
+            yield begin, end
+            begin, end = start, stop
+    yield begin, end
 
 
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
     if rule.where == "prefix":
-        found = [place for place in found if text.in_place("prefix", place.start)]
+        found = [place for place in found if place.start < text.prefix_end]
         if not found:
             return []
     if rule.kind == "lexicon" and len(found) < rule.density * text.num_units / 1000:

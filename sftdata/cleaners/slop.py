@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from sftdata.cleaners._fold import Table, fold
-from sftdata.cleaners._matching import Hit, Matcher, Text, build_matcher
+from sftdata.cleaners._matching import Hit, Matcher, build_matcher
 from sftdata.cleaners._packs import load_packs, pack_files
 from sftdata.cleaners._rules import ACTIONS, CATEGORIES, ROLES, Pack, Request
+from sftdata.cleaners._text import Text
 from sftdata.errors import RecipeError, suggest
 from sftdata.records import Drop, Edit, Mark
 from sftdata.registry import cleaner

@@ -1,0 +1,123 @@
+"""One text in which a slop rule may fire: its folded view, its sentences, and whose voice a place of it speaks in."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftdata.cleaners._rules import Rule
+from sftdata.cleaners._voice import PROTECTED, is_reported
+
+SENTENCE_END = re.compile(r"""(?:[!?。…]+|\.+(?=["')\]*_]*(?:\s|$)))["')\]」』】*_]*[ ]?|\n""")
+"""What ends a sentence of a folded text; a newline always does."""
+
+WINDOW_CHARS = 400
+"""A regex is tried on the sentence round an anchor, at most this far to either side: a document costs what its anchors cost."""
+
+LEAD_IN = " \t\n\"'(*_#>-:[「『“【"
+"""What may stand between the start of a sentence and its first word."""
+
+Positions = NDArray[np.int64]
+
+
+class Text:
+    """One text with a hit: its folded view, and what of its structure the hits ask for."""
+
+    def __init__(self, raw: str, text: str, offsets: Positions, origin: int) -> None:
+        self.raw = raw
+        self.text = text
+        """The folded view."""
+        self._offsets = offsets
+        self._origin = origin
+
+    @cached_property
+    def _protected(self) -> tuple[list[int], list[int]]:
+        spans = [match.span() for match in PROTECTED.finditer(self.raw)]
+        return [start for start, _ in spans], [end for _, end in spans]
+
+    @cached_property
+    def sentence_starts(self) -> list[int]:
+        """Folded offsets at which sentences start; the first is 0."""
+        ends = (match.end() for match in SENTENCE_END.finditer(self.text))
+        return [0, *(end for end in ends if end < len(self.text))]
+
+    def raw_position(self, position: int) -> int:
+        """Return the raw offset of a folded one; the length of the folded text stands for the length of the raw one."""
+        return int(self._offsets[position]) - self._origin if position < len(self.text) else len(self.raw)
+
+    def raw_span(self, start: int, end: int) -> tuple[int, int]:
+        """Return the raw span of a folded one that is not empty."""
+        return self.raw_position(start), self.raw_position(end - 1) + 1
+
+    def sentence_span(self, position: int) -> tuple[int, int]:
+        """Return the raw span of the sentence that holds a folded offset, with the blanks that follow it."""
+        start = self.sentence_starts[bisect_right(self.sentence_starts, position) - 1]
+        return self.raw_position(start), self.raw_position(self._sentence_end(position))
+
+    def folded_position(self, raw_position: int) -> int:
+        """Return the folded offset of a raw one."""
+        return int(np.searchsorted(self._offsets, raw_position + self._origin))
+
+    def accepts(self, rule: Rule, start: int, end: int) -> bool:
+        """Return whether a folded match meets the rule's boundary and place, outside code, quotations and reported speech."""
+        if not self._meets_boundary(rule.boundary, start, end):
+            return False
+        if not self.in_place(rule.where, start) or not self._is_own_voice(start):
+            return False
+        said_until = min(self._sentence_end(start), end + WINDOW_CHARS)
+        return rule.kind == "lexicon" or not is_reported(self.text, start, end, said_until)
+
+    def _sentence_end(self, position: int) -> int:
+        index = bisect_right(self.sentence_starts, position)
+        return self.sentence_starts[index] if index < len(self.sentence_starts) else len(self.text)
+
+    def _meets_boundary(self, boundary: str, start: int, end: int) -> bool:
+        text = self.text
+        if boundary == "none":
+            return True
+        following = text[end : end + 1]
+        if _is_word(following) and _is_word(text[end - 1]):
+            return False
+        if boundary == "cjk":
+            return not ("㐀" <= following <= "鿿")
+        return not (_is_word(text[start - 1 : start]) and _is_word(text[start]))
+
+    def in_place(self, where: str, start: int) -> bool:
+        """Return whether a folded match that starts there stands where the rule wants it."""
+        if where == "anywhere":
+            return True
+        if where == "prefix":
+            return start < self.prefix_end
+        index = bisect_right(self.sentence_starts, start)
+        if where == "suffix":
+            return index >= len(self.sentence_starts) - 1
+        return not self.text[self.sentence_starts[index - 1] : start].strip(LEAD_IN)
+
+    def _is_own_voice(self, start: int) -> bool:
+        starts, ends = self._protected
+        raw_start = self.raw_position(start)
+        index = bisect_right(starts, raw_start) - 1
+        return index < 0 or raw_start >= ends[index]
+
+    @cached_property
+    def prefix_end(self) -> int:
+        """Folded offset at which the third sentence starts."""
+        ends = [match.end() for match in islice(SENTENCE_END.finditer(self.text), 2)]
+        return ends[1] if len(ends) == 2 else len(self.text)
+
+    @cached_property
+    def num_units(self) -> int:
+        """Number of words and Han characters."""
+        codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
+        num_han = np.count_nonzero((codes >= 0x3400) & (codes <= 0x9FFF))
+        return int(num_han + np.count_nonzero((codes == ord(" ")) | (codes == ord("\n"))) + 1)
+
+
+def _is_word(char: str) -> bool:
+    """Return whether a character (or the empty end of the text) is part of a word that is written with spaces around it."""
+    return char.isalnum() and not "\u3040" <= char <= "\u9fff"
