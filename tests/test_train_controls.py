@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ import pytest
 import torch
 from build_support import needs_shared
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from train_fixture import Build, counting_rows, silent, tiny_settings, write_build
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from sftdata.errors import RecipeError, TrainingError
-from sftdata.trainer import TrainResult, checkpoints, probe, run
+from sftdata.trainer import TrainResult, checkpoints, probe, run, shard_trainer
 from sftdata.trainer.data import PackedBatches, PlannedUpdates
 from sftdata.trainer.job import prepare
 from sftdata.trainer.model import Precision, load_tokenizer, make_model
@@ -218,6 +221,19 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_batches(
         [point["train_loss"] for point in curve(expected)], abs=1e-5
     )
 
+    ahead: list[Any] = []
+
+    def read_ahead(updates: PlannedUpdates, first: int, num_workers: int = 0) -> Any:
+        ahead.extend(updates[step] for step in range(first, len(updates)))
+        return DataLoader(ahead, batch_size=None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shard_trainer, "update_loader", read_ahead)
+    lines.clear()
+    again = run(shards, tmp_path / "again", tiny_settings(max_steps=4), lines.append)
+    assert len(ahead) == 4 and {len(batch["rows"]) for update in ahead for batch in update["batches"]} == {4}
+    assert sum("out of memory" in line for line in lines) == 2, "those that were read ahead are cut before they are tried"
+    assert curve(again) == curve(found)
+
     def always(self: Any, model: Any, batch: Any, mass: Any) -> Any:
         raise torch.OutOfMemoryError
 
@@ -270,14 +286,19 @@ def test_qlora_needs_cuda_and_says_what_to_do(shards: Path, base: TrainResult, t
         run(shards, tmp_path / "model", tiny_settings(model=None, base_model=str(base.out), adapter="qlora"), silent)
 
 
-def test_trackers_that_are_not_installed_are_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the package swanlab is not installed"):
-        run(shards, tmp_path / "model", tiny_settings(report_to="swanlab"), silent)
+@pytest.mark.parametrize("name", ["wandb", "trackio", "swanlab"])
+def test_trackers_are_known_and_refused_where_they_are_not_installed(shards: Path, tmp_path: Path, name: str) -> None:
+    assert name in INTEGRATION_TO_CALLBACK
+    if importlib.util.find_spec(name) is not None:
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(TrainingError, match=f"the package {name} is not installed: pip install {name}"):
+        run(shards, tmp_path / "model", tiny_settings(report_to=name), silent)
 
 
-def test_tensorboard_gets_losses_and_speed_beside_the_model(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("report_to", ["tensorboard", "auto"])
+def test_tensorboard_gets_losses_and_speed_beside_the_model(shards: Path, tmp_path: Path, report_to: str) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    run(shards, tmp_path / "model", tiny_settings(max_steps=2, report_to="tensorboard"), silent)
+    run(shards, tmp_path / "model", tiny_settings(max_steps=2, report_to=report_to), silent)
     (events,) = (tmp_path / "model.runs").glob("events.*")
     data = events.read_bytes()
     assert all(name in data for name in (b"train/loss", b"eval/loss", b"train/tokens_per_second"))

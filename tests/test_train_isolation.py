@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from train_fixture import Build, counting, counting_rows, silent, tiny_settings,
 
 from sftdata.errors import TrainingError
 from sftdata.shards import Split, open_shards
-from sftdata.trainer import run
-from sftdata.trainer.data import Batch, Collator, OneRowBatches, PackedBatches, Row
-from sftdata.trainer.isolation import documents, ensure_isolation, find_probe, measure
+from sftdata.trainer import isolation, run, varlen
+from sftdata.trainer.data import Batch, Collator, OneRowBatches, PackedBatches, PaddedBatches, Row, choose_collator
+from sftdata.trainer.isolation import documents, ensure_isolation, find_probe, learns, measure
 from sftdata.trainer.model import Precision, load_tokenizer, make_model
 
 FLOAT32 = Precision(bf16=False, fp16=False)
@@ -85,15 +86,93 @@ def test_two_rows_of_unequal_length_are_as_isolated_as_one(split: Split) -> None
             assert torch.allclose(both[place, : len(alone)], alone, atol=1e-4)
 
 
-def test_a_backend_that_leaks_is_passed_over(split: Split) -> None:
-    model = model_like(split, sharp=True)
-    assert ensure_isolation(model, split, [("sdpa", all_ones), ("eager", PackedBatches(0))], FLOAT32) == "eager"
-    assert model.config._attn_implementation == "eager"
+def chosen(split: Split, collators: Sequence[tuple[str, Collator]], report: Callable[[str], None] = silent) -> str:
+    """Return the backend that a model with sharp attention is left set to."""
+    model, row = model_like(split, sharp=True), find_probe(split)
+    assert row is not None
+    name = ensure_isolation(model, row, collators, FLOAT32, report)
+    assert model.config._attn_implementation == name
+    assert all(weight.grad is None for weight in model.parameters()), "the probe leaves no gradient for the first update"
+    return name
+
+
+def test_a_backend_that_leaks_or_does_not_run_here_is_passed_over_and_named(split: Split) -> None:
+    lines: list[str] = []
+    backends = [("flash_attention_2", OneRowBatches()), ("sdpa", all_ones), ("eager", PackedBatches(0))]
+    assert chosen(split, backends, lines.append) == "eager"
+    assert lines[0].startswith("attention passed over: flash_attention_2: ")
+    assert lines[1].startswith("attention passed over: sdpa: documents read each other, loss ") and len(lines) == 2
+
+
+def test_a_backend_without_gradients_is_passed_over(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(split, [("sdpa", PackedBatches(0)), ("eager", PackedBatches(0))]) == "sdpa"
+    answers = iter([False, True])
+    monkeypatch.setattr(isolation, "learns", lambda *arguments: next(answers))
+    assert chosen(split, [("sdpa", PackedBatches(0)), ("eager", PackedBatches(0))]) == "eager"
 
 
 def test_training_is_refused_where_no_backend_isolates(split: Split) -> None:
-    with pytest.raises(TrainingError, match=r"read each other on this machine.*strategy: padding"):
-        ensure_isolation(model_like(split, sharp=True), split, [("sdpa", all_ones), ("eager", all_ones)], FLOAT32)
+    with pytest.raises(TrainingError, match=r"this machine: sdpa: documents read each other.*strategy: padding") as caught:
+        chosen(split, [("sdpa", all_ones), ("eager", all_ones)])
+    assert "\n" not in str(caught.value)
+
+
+def one_document_after_another(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, longest: int, scale: float
+) -> torch.Tensor:
+    """Compute what torch's kernel computes on a GPU."""
+    assert query.shape == key.shape == value.shape and borders.dtype == torch.int32
+    assert longest == int(borders.diff().max()) and int(borders[-1]) == len(query)
+    parts = []
+    for start, end in pairwise(borders.tolist()):
+        q, k, v = (tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_the_kernel_of_torch_is_given_each_document_with_its_borders(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    varlen.register()
+    monkeypatch.setattr(varlen, "kernel", one_document_after_another)
+    model, row = model_like(split, sharp=True), find_probe(split)
+    assert row is not None and model.config.num_key_value_heads < model.config.num_attention_heads
+    model.set_attn_implementation("varlen")
+    assert isinstance(choose_collator(split, "varlen", 0), OneRowBatches)
+    found = measure(model, row, OneRowBatches(), FLOAT32)
+    assert abs(found.packed_loss - found.alone_loss) < 1e-4 and found.leak > 100 * found.moved
+    assert learns(model, row, OneRowBatches(), FLOAT32)
+
+
+def test_batches_without_borders_go_through_sdpa_and_its_mask(split: Split) -> None:
+    varlen.register()
+    model = model_like(split, sharp=True)
+    rows = [{**split.row(0), "row": 0}, {**split.row(1), "row": 1}]
+    batch = {name: value for name, value in PaddedBatches(0)(rows).items() if name not in ("rows", "labels")}
+    logits = []
+    for name in ("sdpa", "varlen"):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            logits.append(model(**batch, use_cache=False).logits)
+    real = batch["attention_mask"].bool()
+    assert not real.all() and torch.equal(logits[0][real], logits[1][real])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "scaled"),
+    [
+        ({"is_causal"}, {"is_causal": True}, 3.0),
+        ({"window_size", "scale"}, {"window_size": (-1, 0), "scale": 1.5}, 1.0),
+    ],
+)
+def test_the_kernel_is_called_as_its_version_wants(
+    monkeypatch: pytest.MonkeyPatch, parameters: set[str], options: dict[str, Any], scaled: float
+) -> None:
+    given: dict[str, Any] = {}
+    module = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has no such kernel")
+    monkeypatch.setattr(module, "varlen_attn", lambda q, *rest, **more: (given.update(more), q)[1])
+    monkeypatch.setattr(varlen, "_parameters", lambda: frozenset(parameters))
+    ones = torch.ones((5, 2, 4))
+    found = varlen.kernel(ones, ones, ones, torch.tensor([0, 5], dtype=torch.int32), 5, 1.5)
+    assert given == options and torch.equal(found, scaled * ones)
 
 
 def test_a_model_without_position_ids_is_refused(split: Split, tmp_path: Path) -> None:

@@ -119,6 +119,19 @@ def test_adapter_of_another_model_is_refused(adapted: TrainResult, shards: Path,
         run(shards, tmp_path / "model", replace(settings, lora_model_dir=str(other.out)), silent)
 
 
+def test_an_adapter_that_goes_on_with_another_base_is_said(
+    adapted: TrainResult, base: TrainResult, shards: Path, tmp_path: Path
+) -> None:
+    other = run(shards, tmp_path / "other", tiny_settings(max_steps=1), silent)
+    for folder, said in ((base.out, 0), (other.out, 1)):
+        lines: list[str] = []
+        settings = tiny_settings(
+            model=None, base_model=str(folder), adapter="lora", lora_model_dir=str(adapted.out), max_steps=1
+        )
+        run(shards, tmp_path / "model", settings, lines.append)
+        assert sum(f"was trained on {base.out} and goes on with" in line for line in lines) == said
+
+
 def test_merged_adapter_is_a_whole_model_that_writes_the_same(adapted: TrainResult, base: TrainResult, tmp_path: Path) -> None:
     found = CliRunner().invoke(main, ["merge-lora", str(adapted.out), "--out", str(tmp_path / "merged")])
     assert found.exit_code == 0, found.stderr

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_fixture import TINY_LLAMA, Build, counting, counting_rows, silent, tiny_settings, write_build
+from train_fixture import TINY_LLAMA, Build, Document, counting, counting_rows, silent, tiny_settings, write_build
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftdata import storage
 from sftdata.errors import DamagedError, DataError, LockedError, RecipeError, SftdataError, TokenizerError, TrainingError
 from sftdata.sealing import sealed
 from sftdata.shards import MANIFEST, open_shards
-from sftdata.trainer import TrainResult, run
+from sftdata.trainer import TrainResult, plan_training, run
 from sftdata.trainer.model import Precision, make_model
 
 SPLITS = {"train": counting_rows(20), "validation": counting_rows(4, first=5)}
@@ -219,6 +219,46 @@ def test_token_outside_the_vocabulary_of_a_base_model_is_refused(trained: TrainR
     build = write_build(tmp_path / "build", Build({"train": [[replace(row, ids=(*row.ids[:-1], 44))]]}))
     with pytest.raises(TrainingError, match="token id 44 is outside the model's vocabulary of 44"):
         run(build, tmp_path / "model", tiny_settings(model=None, base_model=str(trained.out)), silent)
+
+
+def test_shards_of_another_vocabulary_than_the_base_are_refused(trained: TrainResult, tmp_path: Path) -> None:
+    build = write_build(tmp_path / "build", Build({"train": counting_rows(4)}))
+    path = build / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["model"]["vocab"] |= {"w10": content["model"]["vocab"]["w11"], "w11": content["model"]["vocab"]["w10"]}
+    path.write_text(json.dumps(content), "utf-8")
+    sealed_again(build)
+    settings = tiny_settings(model=None, base_model=str(trained.out), max_steps=1)
+    words = r"another vocabulary than .*: 2 of 44 ids differ \(id 14 is 'w11' here, 'w10' there\); build with tokenizer: {path:"
+    for refuses in (lambda: run(build, tmp_path / "model", settings, silent), lambda: plan_training(build, settings)):
+        with pytest.raises(TrainingError, match=words) as caught:
+            refuses()
+        assert "\n" not in str(caught.value)
+
+
+def test_labels_that_were_shifted_already_are_refused(tmp_path: Path) -> None:
+    class Shifted(Document):
+        @property
+        def labels(self) -> list[int]:
+            return [*self.ids[1:], -100]
+
+    build = write_build(tmp_path / "build", Build({"train": [[Shifted(counting(0, 9).ids)]]}))
+    with pytest.raises(TrainingError, match="8 labels are neither -100 nor the token in their place, as if shifted already"):
+        run(build, tmp_path / "model", tiny_settings(), silent)
+
+
+def test_masks_are_looked_at_before_the_first_step(tmp_path: Path) -> None:
+    build = write_build(tmp_path / "build", Build({"train": [*counting_rows(3), [counting(0, 9, 9)], [counting(1, 8, 0)]]}))
+    manifest = json.loads((build / MANIFEST).read_text("utf-8"))
+    lint = {"rows": 9, "trained_turns": 7, "untrained_rows": 0, "unstopped_turns": 2, "double_bos_rows": 0, "cut_answers": 0}
+    storage.write_bytes(build / MANIFEST, sealed({**manifest, "sources": {"chats": {"mask_lint": lint}}}))
+    lines: list[str] = []
+    run(build, tmp_path / "model", tiny_settings(max_steps=1), lines.append)
+    assert [line for line in lines if line.startswith("masks: ")] == [
+        "masks: chats: 2 of 7 trained turns do not end in a stop token",
+        "masks: the first token of 1 documents is trained",
+        "masks: 1 of 5 rows have no trained token and teach nothing",
+    ]
 
 
 def test_damaged_tokenizer_and_base_model_are_refused(trained: TrainResult, tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def counting_rows(num_rows: int, num_documents: int = 3, first: int = 0) -> list
 def tiny_settings(**changes: Any) -> TrainSettings:
     """Return settings that train a tiny Llama in a second."""
     values: dict[str, Any] = {
-        "model": TINY_LLAMA, "micro_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1, "max_new_tokens": 4
+        "model": TINY_LLAMA, "micro_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1, "max_new_tokens": 4,
+        "report_to": "none",
     }
     return TrainSettings(**{**values, **changes})
 

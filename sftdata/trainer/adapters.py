@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,26 @@ def with_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise TrainingError(f"{folder}: the adapter does not fit its base: {lines[0]}") from error
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Return the base that an adapter was trained on, as `base_model` names it. Raises TrainingError."""
+    path = folder / "adapter_config.json"
+    try:
+        base = str(json.loads(path.read_text("utf-8"))["base_model_name_or_path"] or "")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder}: holds no adapter that names its base ({path.name})") from error
+    return base if base.startswith("hub:") or Path(base).is_dir() else f"hub:{base}"
+
+
+def base_note(settings: TrainSettings) -> str | None:
+    """Return a word on an adapter that goes on with a base of another name than it was trained on, or None."""
+    if settings.lora_model_dir is None:
+        return None
+    before = base_of_adapter(Path(settings.lora_model_dir))
+    if before.removeprefix("hub:") == str(settings.base_model).removeprefix("hub:"):
+        return None
+    return f"note: {settings.lora_model_dir} was trained on {before} and goes on with {settings.base_model}; are they the same?"
 
 
 def check_targets(model: Any, targets: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from sftdata.trainer.plan import RunPlan, epoch_order
 Row = dict[str, Any]
 """One array a column, and the row's number under `row`."""
 Batch = dict[str, Any]
-"""Tensors by the model's argument names, and under `rows` a list of row numbers."""
+"""Tensors and numbers by the model's argument names, and under `rows` a list of row numbers."""
 Collator = Callable[[Sequence[Row]], Batch]
 
 
@@ -96,6 +96,12 @@ class PlannedUpdates(Dataset[Update]):
         return {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return what of a batch goes into the model, and its labels, on a device."""
+    found = {name: value for name, value in batch.items() if name != "rows"}
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in found.items()}
+
+
 def row_of(split: Split, index: int) -> Row:
     """Return row `index` of a split, a view into the memory map."""
     return {**split.row(index), "row": index}
@@ -131,7 +137,11 @@ def choose_collator(split: Split, attn_implementation: str, pad_token_id: int) -
     """Return what turns rows of this split into batches for this attention backend."""
     if not split.packed:
         return PaddedBatches(pad_token_id)
-    return OneRowBatches() if attn_implementation.startswith("flash") else PackedBatches(pad_token_id)
+    return OneRowBatches() if attn_implementation in VARIABLE_LENGTH else PackedBatches(pad_token_id)
+
+
+VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3", "varlen")
+"""Attention backends that take documents one after the other, told apart by their borders."""
 
 
 class PackedBatches:
@@ -156,7 +166,10 @@ class OneRowBatches:
     """Packed rows joined to one row without any padding, as FlashAttention's variable-length kernels take them."""
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """Return input_ids, position_ids, labels (and loss_weights): (1, all tokens) each."""
+        """Return input_ids, position_ids, labels (and loss_weights): (1, all tokens) each; and the borders of the documents.
+
+        Left to find the borders in the positions, transformers would do so in every layer, and wait for the GPU each time.
+        """
         positions = np.concatenate([_positions(row["seq_lengths"]) for row in rows])
         joined: Row = {"input_ids": np.concatenate([row["input_ids"] for row in rows]), "row": 0}
         # A row's first label would otherwise become a target of the row before it.
@@ -164,7 +177,8 @@ class OneRowBatches:
         if "loss_weights" in rows[0]:
             joined["loss_weights"] = np.concatenate([row["loss_weights"] for row in rows])
         batch = _stacked([joined], len(positions), 0)
-        return {**batch, "rows": [row["row"] for row in rows], "position_ids": torch.from_numpy(positions[None])}
+        borders = _borders(np.concatenate([row["seq_lengths"] for row in rows]))
+        return {**batch, **borders, "rows": [row["row"] for row in rows], "position_ids": torch.from_numpy(positions[None])}
 
 
 class PaddedBatches:
@@ -193,6 +207,14 @@ def _stacked(rows: Sequence[Row], length: int, pad_token_id: int) -> Batch:
             target[: len(row[name])] = row[name]
         batch[name] = torch.from_numpy(values)
     return batch
+
+
+def _borders(seq_lengths: np.ndarray) -> Batch:
+    """Return the arguments by which transformers' FlashAttention knows documents: where each begins, and the longest."""
+    lengths = seq_lengths[seq_lengths > 0]
+    starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    longest = int(lengths.max())
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def _without_first(labels: np.ndarray) -> np.ndarray:

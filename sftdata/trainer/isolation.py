@@ -6,7 +6,7 @@ Nothing fails then; the loss is just another one. So it is measured, on the mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from sftdata.errors import TrainingError
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Split
 from sftdata.trainer.data import Batch, Collator, Row
-from sftdata.trainer.loss import loss_mass, token_loss
-from sftdata.trainer.model import Precision
+from sftdata.trainer.loss import logits_and_loss, loss_mass
+from sftdata.trainer.model import Precision, first_line
 
 LOSS_TOLERANCE = 1e-4
 """Nats a token, in float32; isolated documents differ by some 5e-7, joined ones by 0.6 on a model with sharp attention."""
@@ -45,25 +45,40 @@ class Isolation:
         return same_loss and self.leak > 0 and self.moved <= LEAK_SHARE[dtype] * self.leak
 
 
-def ensure_isolation(model: Any, split: Split, collators: Sequence[tuple[str, Collator]], precision: Precision) -> str:
-    """Return the first attention backend of `collators` that isolates documents, and leave the model set to it.
+def ensure_isolation(
+    model: Any, row: Row, collators: Sequence[tuple[str, Collator]], precision: Precision, report: Callable[[str], None]
+) -> str:
+    """Return the first attention backend that isolates the documents of a packed row; the model is left set to it.
 
-    A split without a row of two documents needs no isolation. Raises TrainingError where no backend isolates.
+    A backend that does not, or that does not run on this machine, forwards or backwards, is passed over and named. Raises
+    TrainingError where none is left.
     """
-    row = find_probe(split)
-    if row is None:
-        return collators[0][0]
-    found: list[str] = []
+    failures: list[str] = []
     for implementation, collator in collators:
+        problem = _problem(model, row, implementation, collator, precision)
+        if problem is None:
+            for failure in failures:
+                report(f"attention passed over: {failure}")
+            return implementation
+        failures.append(f"{implementation}: {problem}")
+    raise TrainingError(
+        f"no attention backend keeps the documents of packed row {row['row']} apart on this machine: {'; '.join(failures)}; "
+        "build with pack: {strategy: padding}, or take a model that heeds position_ids"
+    )
+
+
+def _problem(model: Any, row: Row, implementation: str, collator: Collator, precision: Precision) -> str | None:
+    """Return what is wrong with an attention backend, or None."""
+    try:
         model.set_attn_implementation(implementation)
         result = measure(model, row, collator, precision)
-        if result.holds(precision.dtype):
-            return implementation
-        found.append(f"{implementation}: {result.packed_loss:.6f} packed, {result.alone_loss:.6f} alone")
-    raise TrainingError(
-        f"{split.folder}: documents of packed row {row['row']} read each other on this machine, loss "
-        f"{'; '.join(found)}; build with pack: {{strategy: padding}}, or take a model that heeds position_ids"
-    )
+        if not result.holds(precision.dtype):
+            return f"documents read each other, loss {result.packed_loss:.6f} packed, {result.alone_loss:.6f} alone"
+        return None if learns(model, row, collator, precision) else "the gradient is not finite"
+    except torch.OutOfMemoryError:
+        raise
+    except (ImportError, ValueError, TypeError, RuntimeError) as error:  # what kernels raise that this machine cannot run
+        return first_line(error)
 
 
 def find_probe(split: Split) -> Row | None:
@@ -118,13 +133,22 @@ def measure(model: Any, row: Row, collator: Collator, precision: Precision) -> I
     )
 
 
+def learns(model: Any, row: Row, collator: Collator, precision: Precision) -> bool:
+    """Return whether one packed row gives finite gradients; none of them is left."""
+    was_training = model.training
+    model.eval()
+    try:
+        _, loss = logits_and_loss(model, collator([row]), precision)
+        torch.autograd.backward(loss)
+        grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return bool(grads) and all(bool(grad.isfinite().all()) for grad in grads)
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+
+
 @torch.no_grad()
 def _forward(model: Any, batch: Batch, precision: Precision) -> tuple[torch.Tensor, float]:
     """Return the logits (1, length, vocabulary) in float32 on the CPU, and the summed loss."""
-    device = next(model.parameters()).device
-    tensors = {name: value.to(device) for name, value in batch.items() if name != "rows"}
-    labels, weights = tensors.pop("labels"), tensors.pop("loss_weights", None)
-    mixed = precision.dtype != torch.float32
-    with torch.autocast(device.type, dtype=precision.dtype if mixed else torch.bfloat16, enabled=mixed):
-        logits = model(**tensors, use_cache=False).logits
-    return logits.float().cpu(), float(token_loss(logits, labels, weights))
+    logits, loss = logits_and_loss(model, batch, precision)
+    return logits.float().cpu(), float(loss)

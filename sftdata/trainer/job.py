@@ -10,14 +10,19 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from sftdata.errors import DamagedError, DataError, TrainingError
+from sftdata.mask_lint import findings
 from sftdata.shards import Shards, Split, open_shards
 from sftdata.trainer.advice import advice
 from sftdata.trainer.model import Precision, base_type, choose_precision, load_tokenizer
+from sftdata.trainer.new_rows import vocabulary
 from sftdata.trainer.plan import RunPlan, SplitFacts, plan_run, suggested_learning_rate, survey
 from sftdata.trainer.processes import SINGLE, Processes
 from sftdata.trainer.settings import TrainSettings
 
 Report = Callable[[str], None]
+
+MAX_RENAMED = 0.01
+"""Share of a base's tokens that may have another name in the shards' tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,14 @@ def prepare(shards_folder: Path, settings: TrainSettings, report: Report, group:
         raise DataError(f"{shards.folder}: has no train split")
     plan = plan_run(split.num_rows, settings, group.share.world_size)
     facts = survey(split)
-    if facts.num_trained_tokens == 0:
-        raise TrainingError(f"{shards.folder}: no token of the train split is trained (all labels are -100)")
+    check_masks(shards, facts)
     if settings.learning_rate == "auto":
         rate = suggested_learning_rate(facts, plan, settings, base_type(str(settings.base_model)))
         settings = replace(settings, learning_rate=rate)
         report(f"learning rate: {rate:.3g}, by auto")
     validation = _validation(shards, settings, report)
-    for line in (*announcement(facts, plan, settings, group), *advice(shards, facts, plan, settings)):
+    said = [*announcement(facts, plan, settings, group), *mask_notes(shards, facts), *advice(shards, facts, plan, settings)]
+    for line in said:
         report(line)
     tokenizer = load_tokenizer(shards.tokenizer_folder)
     return Job(shards, split, validation, facts, plan, settings, choose_precision(settings), tokenizer, group, report)
@@ -103,13 +108,35 @@ def announcement(facts: SplitFacts, plan: RunPlan, settings: TrainSettings, grou
         f"steps: {plan.num_steps:,} = {plan.num_epochs:,.2f} epochs of {plan.steps_per_epoch:,}{more}; "
         f"a step is {settings.micro_batch_size} rows x {settings.gradient_accumulation_steps}{devices}",
     ]
-    if facts.num_trained_first_tokens:
-        lines.append(f"note: the first token of {facts.num_trained_first_tokens:,} documents is trained")
     return lines
 
 
+def check_masks(shards: Shards, facts: SplitFacts) -> None:
+    """Raise TrainingError for labels that cannot be meant."""
+    if facts.num_trained_tokens == 0:
+        raise TrainingError(f"{shards.folder}: no token of the train split is trained (all labels are -100)")
+    if facts.num_foreign_labels:
+        raise TrainingError(
+            f"{shards.folder}: {facts.num_foreign_labels:,} labels are neither -100 nor the token in their place, as if "
+            "shifted already; the model shifts them itself"
+        )
+
+
+def mask_notes(shards: Shards, facts: SplitFacts) -> list[str]:
+    """Return what should be known of the labels before they are trained: what the build found, and what the rows show."""
+    sources = {name: entry for name, entry in (shards.manifest.get("sources") or {}).items() if "mask_lint" in entry}
+    found = list(findings({"sources": sources}))
+    if facts.num_trained_first_tokens:
+        found.append(f"the first token of {facts.num_trained_first_tokens:,} documents is trained")
+    if facts.num_untrained_rows:
+        found.append(f"{facts.num_untrained_rows:,} of {facts.num_rows:,} rows have no trained token and teach nothing")
+    return [f"masks: {line}" for line in found]
+
+
 def check_fit(job: Job, model: Any) -> None:
-    """Raise TrainingError where the shards do not fit the model: ids beyond its vocabulary, documents beyond its window."""
+    """Raise TrainingError where shards and model do not fit: another vocabulary, ids beyond it, documents beyond its window."""
+    if job.settings.base_model is not None:
+        check_vocabulary(job, job.settings.base_model)
     rows = model.get_input_embeddings().weight.shape[0]
     if job.facts.largest_token_id >= rows:
         raise TrainingError(
@@ -121,4 +148,23 @@ def check_fit(job: Job, model: Any) -> None:
         raise TrainingError(
             f"{job.shards.folder}: a document has {job.facts.longest_segment} tokens, the model's window is {window}; "
             f"build with tokenize.sequence_len: {window}"
+        )
+
+
+def check_vocabulary(job: Job, base_model: str) -> None:
+    """Raise TrainingError where the shards hold ids of another vocabulary than the base was trained with.
+
+    Tokens that were added are none of its ids, and a few may have got new names (reserved ones become those of a template).
+    """
+    theirs = vocabulary(base_model)
+    if theirs is None:
+        return
+    ours = {number: piece for piece, number in job.tokenizer.get_vocab().items()}
+    others = sorted(number for piece, number in theirs.items() if ours.get(number) != piece)
+    if len(others) > MAX_RENAMED * len(theirs):
+        pieces = {number: piece for piece, number in theirs.items()}
+        first = others[0]
+        raise TrainingError(
+            f"{job.shards.folder}: has another vocabulary than {base_model}: {len(others):,} of {len(theirs):,} ids differ "
+            f"(id {first} is {ours.get(first)!r} here, {pieces[first]!r} there); build with tokenizer: {{path: {base_model}}}"
         )

@@ -18,11 +18,12 @@ from transformers import set_seed
 from sftdata import storage
 from sftdata.errors import TrainingError
 from sftdata.tokenizers.files import read_new_tokens
-from sftdata.trainer import checkpoints, isolation, saving
+from sftdata.trainer import checkpoints, isolation, saving, varlen
+from sftdata.trainer.adapters import base_note
 from sftdata.trainer.data import PlannedUpdates, choose_collator
 from sftdata.trainer.job import Job, Report, check_fit, prepare
 from sftdata.trainer.keeping import Keeper, find_checkpoint
-from sftdata.trainer.model import make_model, padding_id, parameter_table, quiet_transformers
+from sftdata.trainer.model import first_line, make_model, padding_id, parameter_table, quiet_transformers
 from sftdata.trainer.probe import find_room
 from sftdata.trainer.processes import Processes, joined
 from sftdata.trainer.progress import Meter, flops_per_token, peak_flops
@@ -112,7 +113,7 @@ def start(job: Job, out: Path, temporary: Path, checkpoint: checkpoints.Checkpoi
     new_tokens = read_new_tokens(job.shards.tokenizer_folder)
     model = make_model(job.settings, job.tokenizer, job.window, job.precision, new_tokens, resume_from=resume_from)
     check_fit(job, model)
-    for line in parameter_table(model):
+    for line in (*parameter_table(model), *filter(None, [base_note(job.settings)])):
         job.report(line)
     if job.settings.adapter != "qlora":  # whose loader put it there
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,22 +167,26 @@ def set_hooks(run: Run, checkpoint: checkpoints.Checkpoint | None) -> None:
 
 def choose_attention(job: Job, model: Any) -> str:
     """Return the attention backend, and for packed rows prove on the model that it isolates their documents."""
-    wanted = job.settings.attn_implementation
-    if wanted == "auto":
-        flash = torch.cuda.is_available() and job.precision.name != "float32" and job.train.packed
-        names = ["flash_attention_2"] if flash and importlib.util.find_spec("flash_attn") else []
-        names += ["sdpa", "eager"]
-    else:
-        names = [wanted]
-    pad = padding_id(job.tokenizer)
+    wanted, row = job.settings.attn_implementation, isolation.find_probe(job.train)
     try:
-        chosen = isolation.ensure_isolation(
-            model, job.train, [(name, choose_collator(job.train, name, pad)) for name in names], job.precision
-        )
-        model.set_attn_implementation(chosen)
+        varlen.register()
+        if row is None:
+            model.set_attn_implementation(chosen := "sdpa" if wanted == "auto" else wanted)
+            return chosen
+        names = _backends(job) if wanted == "auto" else [wanted]
+        collators = [(name, choose_collator(job.train, name, padding_id(job.tokenizer))) for name in names]
+        return isolation.ensure_isolation(model, row, collators, job.precision, job.report)
     except (ImportError, ValueError) as error:
-        raise TrainingError(f"train.attn_implementation: {str(error).splitlines()[0]}") from error
-    return chosen
+        raise TrainingError(f"train.attn_implementation: {first_line(error)}") from error
+
+
+def _backends(job: Job) -> list[str]:
+    """Return the attention backends for packed rows on this machine, the fastest first."""
+    names = ["sdpa", "eager"]
+    if not torch.cuda.is_available() or job.precision.name == "float32":
+        return names
+    flash = ["flash_attention_2"] if importlib.util.find_spec("flash_attn") else []
+    return [*flash, *([varlen.NAME] if varlen.is_available() else []), *names]
 
 
 def choose_prompts(job: Job) -> list[Prompt]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
 from sftdata.schemas import IGNORE_INDEX
-from sftdata.trainer.data import Batch
+from sftdata.trainer.data import Batch, on_device
+from sftdata.trainer.model import Precision
 
 
 def shifted(labels: torch.Tensor, fill: float) -> torch.Tensor:
@@ -53,3 +56,14 @@ def losses_by_token(logits: torch.Tensor, labels: torch.Tensor, loss_weights: to
     losses = functional.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="none")
     losses = losses.reshape(targets.shape)
     return losses if loss_weights is None else losses * shifted(loss_weights, 0.0)
+
+
+def logits_and_loss(model: Any, batch: Batch, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits (rows, length, vocabulary) and the summed loss of a batch, in the precision of the run."""
+    device = next(model.parameters()).device
+    tensors = on_device(batch, device)
+    labels, weights = tensors.pop("labels"), tensors.pop("loss_weights", None)
+    mixed = precision.dtype != torch.float32
+    with torch.autocast(device.type, dtype=precision.dtype if mixed else torch.bfloat16, enabled=mixed):
+        logits = model(**tensors, use_cache=False).logits
+    return logits, token_loss(logits, labels, weights)

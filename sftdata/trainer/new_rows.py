@@ -50,13 +50,13 @@ def unknown_to(base_model: str, tokens: Sequence[NewToken], num_rows: int) -> li
 
     The base's own tokenizer says so; without one, the rows that it lacks are the new ones.
     """
-    vocabulary = _vocabulary(base_model)
-    if vocabulary is None:
+    known = vocabulary(base_model)
+    if known is None:
         return [token for token in tokens if token.id >= num_rows]
-    return [token for token in tokens if vocabulary.get(token.piece) != token.id]
+    return [token for token in tokens if known.get(token.piece) != token.id]
 
 
-def _vocabulary(base_model: str) -> dict[str, int] | None:
+def vocabulary(base_model: str) -> dict[str, int] | None:
     """Return piece → id of the tokenizer beside a base model, or None where there is none."""
     path = Path(base_model) / "tokenizer.json"
     if base_model.startswith("hub:"):
@@ -69,5 +69,5 @@ def _vocabulary(base_model: str) -> dict[str, int] | None:
             return None  # published without one
     if not path.is_file():
         return None
-    vocabulary: dict[str, int] = load(read_text(path), str(path)).get_vocab(with_added_tokens=True)
-    return vocabulary
+    found: dict[str, int] = load(read_text(path), str(path)).get_vocab(with_added_tokens=True)
+    return found

@@ -34,6 +34,10 @@ class SplitFacts:
     largest_token_id: int
     num_trained_first_tokens: int
     """Segments whose first token is trained: only data made in another program's compatible mode has any."""
+    num_untrained_rows: int = 0
+    """Rows without a target."""
+    num_foreign_labels: int = 0
+    """Labels that are neither −100 nor the token in their place."""
     mean_context: float = 0.0
     """Length of the document that a token is in, averaged over tokens: what attention costs."""
 
@@ -65,7 +69,7 @@ class RunPlan:
 
 def survey(split: Split) -> SplitFacts:
     """Count the rows and tokens of a split, one record batch at a time."""
-    num_tokens = num_trained = longest_row = longest_segment = first_trained = squares = 0
+    num_tokens = num_trained = longest_row = longest_segment = first_trained = squares = untrained_rows = foreign = 0
     largest_id = -1
     for batch in split.flat_batches():
         offsets, ids = batch["input_ids"]
@@ -77,7 +81,11 @@ def survey(split: Split) -> SplitFacts:
         trained = labels != IGNORE_INDEX
         row_starts = (offsets[:-1] - offsets[0])[np.diff(offsets) > 0]
         num_tokens += len(labels)
-        num_trained += int(trained.sum()) - int(trained[row_starts].sum())
+        targets = trained.copy()
+        targets[row_starts] = False
+        num_trained += int(targets.sum())
+        untrained_rows += int((~np.logical_or.reduceat(targets, row_starts)).sum())
+        foreign += int((trained & (labels != ids[offsets[0] : offsets[-1]])).sum())
         longest_row = max(longest_row, int(np.diff(offsets).max()))
         longest_segment = max(longest_segment, int(segments.max()))
         largest_id = max(largest_id, int(ids[offsets[0] : offsets[-1]].max()))
@@ -85,7 +93,7 @@ def survey(split: Split) -> SplitFacts:
         squares += int((segments**2).sum())
     return SplitFacts(
         split.num_rows, num_tokens, num_trained, longest_row, longest_segment, largest_id, first_trained,
-        squares / max(num_tokens, 1),
+        untrained_rows, foreign, squares / max(num_tokens, 1),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from sftdata.errors import TrainingError
 from sftdata.trainer.data import Batch, PlannedUpdates
 from sftdata.trainer.job import Job
-from sftdata.trainer.loss import token_loss
+from sftdata.trainer.loss import logits_and_loss
 from sftdata.trainer.shard_trainer import out_of_memory
 
 
@@ -45,11 +45,7 @@ def _forward_backward(model: Any, batch: Batch, job: Job) -> None:
     device = next(model.parameters()).device
     num_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     moments = torch.empty(2 * num_trained, dtype=torch.float32, device=device)
-    tensors = {name: value.to(device) for name, value in batch.items() if name != "rows"}
-    labels, weights = tensors.pop("labels"), tensors.pop("loss_weights", None)
-    mixed = job.precision.dtype != torch.float32
     model.train()
-    with torch.autocast(device.type, dtype=job.precision.dtype if mixed else torch.bfloat16, enabled=mixed):
-        logits = model(**tensors, use_cache=False).logits
-    torch.autograd.backward(token_loss(logits, labels, weights))
+    _, loss = logits_and_loss(model, batch, job.precision)
+    torch.autograd.backward(loss)
     del moments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sftdata.errors import RecipeError, TrainingError
 from sftdata.schemas import IGNORE_INDEX
 from sftdata.shards import Split
 from sftdata.trainer import saving
-from sftdata.trainer.adapters import with_adapter
+from sftdata.trainer.adapters import base_of_adapter, with_adapter
 from sftdata.trainer.model import align_tokens, fit_embeddings, load_base, load_tokenizer, padding_id, quiet_transformers
 from sftdata.trainer.result import Sample
 
@@ -151,16 +150,6 @@ def _with_adapter(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Any:
     fit_embeddings(model, len(tokenizer))
     align_tokens(model, tokenizer)
     return with_adapter(model, folder)
-
-
-def base_of_adapter(folder: Path) -> str:
-    """Return the base that an adapter was trained on, as `base_model` names it. Raises TrainingError."""
-    path = folder / "adapter_config.json"
-    try:
-        base: str = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{folder}: holds no adapter that names its base ({path.name})") from error
-    return base if base.startswith("hub:") or Path(base).is_dir() else f"hub:{base}"
 
 
 def merge_lora(folder: Path, out: Path) -> Path:

@@ -14,7 +14,7 @@ MODELS = Path("models")
 
 SCHEDULERS = ("cosine", "linear", "constant")
 ADAPTERS = ("lora", "qlora")
-ATTENTION = ("auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+ATTENTION = ("auto", "sdpa", "eager", "flex_attention", "varlen", "flash_attention_2", "flash_attention_3")
 INITS = ("default", "normal", "kaiming")
 TRAINABLE = ("all", "embeddings")
 TRACKERS = ("tensorboard", "wandb", "trackio", "swanlab")
@@ -128,7 +128,7 @@ class TrainSettings:
     fp16: bool | None = None
     """None: on where the GPU has no bf16; never on a CPU."""
     attn_implementation: str = "auto"
-    """`auto`: FlashAttention for packed rows where it is installed, else `sdpa`."""
+    """`auto`: for packed rows on a GPU FlashAttention where it is installed, or torch's own (`varlen`); else `sdpa`."""
     sample_prompts: tuple[str, ...] = field(default=())
     """Texts to continue before and after training; none: the beginning of a row of the data."""
     sample_steps: int | None = None

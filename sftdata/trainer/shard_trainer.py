@@ -128,18 +128,25 @@ class ShardTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Make all micro-batches of one update; where the GPU's memory runs out, cut it into smaller ones and try again."""
         model.train()
-        while True:
-            self._seed(inputs["step"])
-            try:
-                loss = self._accumulate(model, inputs["batches"], num_items_in_batch)
-                break
-            except torch.OutOfMemoryError:
-                model.zero_grad(set_to_none=True)
-                inputs["batches"] = self._smaller(inputs["rows"])
+        size = self.updates.micro_batch_size
+        if any(len(batch["rows"]) > size for batch in inputs["batches"]):
+            # Read ahead by another process, which does not hear that micro-batches have become smaller.
+            inputs["batches"] = self.updates.collate(inputs["rows"], size)
+        while (loss := self._attempt(model, inputs, num_items_in_batch)) is None:
+            model.zero_grad(set_to_none=True)
+            inputs["batches"] = self._smaller(inputs["rows"])
         loss = self.group.total(loss)
         self.watch.loss_computed(loss)
         self.watch.meter.add(*(int(counts[inputs["rows"]].sum()) for counts in self._counts))
         return loss
+
+    def _attempt(self, model: Any, update: Update, mass: torch.Tensor) -> torch.Tensor | None:
+        """Compute an update; None where the GPU's memory ran out. The error, gone by then, held all tensors of its pass."""
+        self._seed(update["step"])
+        try:
+            return self._accumulate(model, update["batches"], mass)
+        except torch.OutOfMemoryError:
+            return None
 
     def _accumulate(self, model: Any, batches: list[Batch], mass: torch.Tensor) -> torch.Tensor:
         """Add up the gradients of an update's micro-batches; returns this process's share of its loss."""
