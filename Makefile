@@ -2,11 +2,12 @@
 # make test    sets up, then lint, types and all tests
 # make fuzz    the masks of templates on 52,500 dialogues, 20,000 hostile pages, in about fifteen minutes
 # make faults  kills and fails a build at every storage operation, and 200 times at random: half an hour
+# make resume  resumes a training run after every step, and after a crash at every operation of a checkpoint: fifteen minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz faults bench clean
+.PHONY: demo test lint fuzz faults resume bench clean
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,9 @@ fuzz: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	cd tests && ../$(BIN)/python -m faults
+
+resume: $(VENV)/.dev
+	cd tests && ../$(BIN)/python -m resuming
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pack.py

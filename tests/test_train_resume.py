@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from faults.__main__ import MEMORY_DISK
+from resuming import crashes, steps
 from safetensors.torch import load_file
 from train_fixture import Build, counting_rows, silent, tiny_settings, write_build
 
@@ -179,6 +183,45 @@ def test_a_run_that_is_stopped_while_saving_resumes_from_the_checkpoint_before(
         run(shards, tmp_path / "model", settings(), silent)
     assert not (tmp_path / "model").exists()
     assert same_weights(run(shards, tmp_path / "model", settings(), silent, resume=True), whole)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Path]:
+    """A folder on a disk in memory, where there is one: forty checkpoints would wait for the disk most of the time."""
+    with tempfile.TemporaryDirectory(dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def forty(memory: Path) -> tuple[Path, Path]:
+    """Shards, and the folder of a run of forty steps with a checkpoint after each."""
+    folder = memory / "forty"
+    folder.mkdir()
+    shards = steps.shards_in(folder)
+    steps.write_whole(folder, steps.whole_run(shards, folder))
+    return shards, folder
+
+
+@pytest.mark.parametrize("split", [split for split in steps.SPLITS if split.num_processes == 1], ids=str)
+def test_forty_steps_resume_with_the_same_batches_under_other_splits(forty: tuple[Path, Path], split: steps.Split) -> None:
+    """`make resume` does so after every step, and with two processes too."""
+    found = steps.outcome("resumed", *forty, split, (17, 39))
+    assert found.problems == [] and found.tried == 2
+
+
+def test_a_run_killed_or_failing_within_a_checkpoint_resumes_from_a_whole_one(memory: Path) -> None:
+    """`make resume` does so at every operation."""
+    scene = crashes.open_scene(memory / "crashes")
+    names = {line.split()[0] for line in scene.operations}
+    assert names == {"mkdir", "create", "write", "fsync", "rename", "fsync_folder", "remove"}
+    before = next(number for number, line in enumerate(scene.operations, 1) if line.startswith("rename step-"))
+    outcomes = [
+        crashes.at_operations(scene, "kill", (before, len(scene.operations))),
+        crashes.at_operations(scene, "eio", (before,)),
+        crashes.half_written(scene, (checkpoints.STATE,)),
+        crashes.too_large(scene, (60_000,)),
+    ]
+    assert [found.problems for found in outcomes] == [[]] * 4 and sum(found.tried for found in outcomes) == 5
 
 
 def fill_small(folder: Path) -> None:

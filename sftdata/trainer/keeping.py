@@ -53,7 +53,7 @@ class Keeper:
 
             def fill(folder: Path) -> None:
                 saving.save_weights(self.model, self.job.shards.tokenizer_folder, folder, tensors)
-                torch.save(state, folder / checkpoints.STATE)
+                saving.save_state(state, folder / checkpoints.STATE)
 
             checkpoints.write(self.folder, checkpoints.step_name(step), record, fill)
             checkpoints.keep_newest(self.folder, self.job.settings.save_total_limit)

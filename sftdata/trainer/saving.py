@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+
 from sftdata import storage
-from sftdata.errors import DataError
+from sftdata.disk_file import storage_errors
+from sftdata.errors import DataError, StorageError
 from sftdata.trainer.result import Sample
 from sftdata.trainer.settings import TrainSettings
 
@@ -38,20 +43,38 @@ def clear_leftovers(out: Path) -> None:
 def save_weights(model: Any, tokenizer_folder: Path, folder: Path, tensors: dict[str, Any] | None = None) -> None:
     """Save a model, or an adapter, as safetensors with its tokenizer; `tensors`: weights gathered from sharded processes."""
     storage.make_folder(folder)
-    more = {} if tensors is None else {"state_dict": tensors}
+    more: dict[str, Any] = {} if tensors is None else {"state_dict": tensors}
+    if hasattr(model, "peft_config"):
+        # Whether embeddings belong to the adapter was decided when it was made; "auto" would ask the hub.
+        more["save_embedding_layers"] = False
     # Training turns the cache off; a saved model without it would generate slowly everywhere.
     use_cache, model.config.use_cache = model.config.use_cache, True
     try:
-        if hasattr(model, "peft_config"):
-            # Whether embeddings belong to the adapter was decided when it was made; "auto" would ask the hub.
-            model.save_pretrained(str(folder), save_embedding_layers=False, **more)
-        else:
+        with library_writes(folder):
             model.save_pretrained(str(folder), **more)
+            for file in sorted(tokenizer_folder.iterdir()):
+                if file.is_file() and file.name not in NO_TOKENIZER and file.suffix != ".safetensors":
+                    shutil.copyfile(file, folder / file.name)
     finally:
         model.config.use_cache = use_cache
-    for file in sorted(tokenizer_folder.iterdir()):
-        if file.is_file() and file.name not in NO_TOKENIZER and file.suffix != ".safetensors":
-            shutil.copyfile(file, folder / file.name)
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Save what an optimiser and its companions know. Raises StorageError."""
+    with library_writes(path):
+        torch.save(dict(state), path)
+
+
+@contextlib.contextmanager
+def library_writes(path: Path) -> Iterator[None]:
+    """Turn what libraries raise when they cannot write into a StorageError: safetensors and torch have errors of their own."""
+    try:
+        with storage_errors(path):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        raise StorageError(f"{path}: cannot be written: {str(error).splitlines()[0]}; is the disk full?") from error
 
 
 def library_versions() -> dict[str, str]:

@@ -70,9 +70,9 @@ def kinds(scenes: list[Scene], most: int | None, jobs: int) -> dict[str, Callabl
     }
 
 
-def show(outcome: Outcome) -> None:
+def show(outcome: Outcome, width: int = 48) -> None:
     """Print one line of the table, and what went wrong."""
-    print(f"{outcome.kind:<48} {outcome.tried:>6,} {outcome.identical:>14,} {outcome.seconds:>9.0f}", flush=True)
+    print(f"{outcome.kind:<{width}} {outcome.tried:>6,} {outcome.identical:>14,} {outcome.seconds:>9.0f}", flush=True)
     for problem in outcome.problems[:SHOWN]:
         print(f"    {problem}", flush=True)
 
