@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from build_support import needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 from train_fixture import EOS, Build, Document, counting, counting_rows, tiny_settings, write_build
@@ -142,3 +145,26 @@ def test_loss_of_a_batch_without_targets_is_zero_and_finite() -> None:
     torch.autograd.backward(loss)
     assert float(loss.detach()) == 0.0
     assert logits.grad is not None and np.isfinite(logits.grad.numpy()).all()
+
+
+def test_padded_batches_are_those_of_the_article_but_for_real_tokens_that_look_like_padding() -> None:
+    """The article's collator masks every label whose id is that of the pad token; ours masks what is padding."""
+    lines = needs_shared("parity", "tinystories", "collator_expected.jsonl").read_text("utf-8").splitlines()
+    cases = [json.loads(line) for line in lines]
+    assert {(case["pad_token"], case["padding_side"]) for case in cases} == set(product(("<unk>", "</s>"), ("left", "right")))
+    kept = 0
+    for case in cases:
+        pad = {"<unk>": 0, "</s>": 2}[case["pad_token"]]
+        rows = [{"input_ids": np.array(ids), "labels": np.array(ids), "row": row} for row, ids in enumerate(case["features"])]
+        batch = PaddedBatches(pad)(rows)
+        expected = {name: torch.tensor(case[name]) for name in ("input_ids", "attention_mask", "labels")}
+        if case["padding_side"] == "left":  # the same rows, moved to where ours begin
+            shifts = [int((row == 0).sum()) for row in expected["attention_mask"]]
+            moved = {name: [row.roll(-by) for row, by in zip(value, shifts, strict=True)] for name, value in expected.items()}
+            expected = {name: torch.stack(moved[name]) for name in expected}
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+        assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+        looks_like_padding = (batch["input_ids"] == pad) & (batch["attention_mask"] == 1)
+        assert torch.equal(batch["labels"].masked_fill(looks_like_padding, -100), expected["labels"])
+        kept += int((batch["labels"][looks_like_padding] == pad).sum())
+    assert kept == 2 * (1 + 4), "the unknown token is trained, and so are the ends of stories"

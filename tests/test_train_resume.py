@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -183,6 +184,24 @@ def test_a_run_that_is_stopped_while_saving_resumes_from_the_checkpoint_before(
         run(shards, tmp_path / "model", settings(), silent)
     assert not (tmp_path / "model").exists()
     assert same_weights(run(shards, tmp_path / "model", settings(), silent, resume=True), whole)
+
+
+@pytest.mark.parametrize(("save_steps", "words"), [(2, r"with --resume goes on from .*step-00000002"), (0, "no checkpoint")])
+def test_a_run_that_the_user_stops_says_how_to_go_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int, words: str
+) -> None:
+    started = RunWatch.step_started
+
+    def stop_in_four(self: RunWatch, step: int, rows: list[int]) -> None:
+        started(self, step, rows)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunWatch, "step_started", stop_in_four)
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(shards, tmp_path / "model", settings(save_steps=save_steps), lines.append)
+    assert re.search(f"stopped in step 4 of 8; .*{words}", lines[-1]) and not (tmp_path / "model").exists()
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,11 @@ def fit(run: Run) -> float:
     if watch.first_step >= job.plan.num_steps:
         return 0.0  # the checkpoint is that of the last step: only the publishing was missing
     started = time.monotonic()
-    trainer.train()
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        job.report(stopped_words(run))
+        raise
     watch.check()
     watch.check_weights(run.model, trainer.state.global_step)
     if job.validation is None:
@@ -213,6 +217,15 @@ def fit(run: Run) -> float:
     if trainer.state.global_step != job.plan.num_steps and not watch.stopped_early:
         raise TrainingError(f"{trainer.state.global_step} steps were made, {job.plan.num_steps} were planned")
     return time.monotonic() - started
+
+
+def stopped_words(run: Run) -> str:
+    """Say where a run was stopped and what it can go on from."""
+    place = f"stopped in step {run.trainer.state.global_step + 1:,} of {run.job.plan.num_steps:,}"
+    found = sorted(run.keeper.folder.glob("step-*"))
+    if found:
+        return f"{place}; the same command with --resume goes on from {found[-1]}"
+    return f"{place}; there is no checkpoint to go on from: train.save_steps=100 would write one every 100 steps"
 
 
 def _one_line(sample: Sample) -> str:
