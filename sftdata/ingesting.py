@@ -100,7 +100,7 @@ def _source(given: Sequence[str | Path], format: str, options: dict[str, Any], a
     """Return the paths as a source; its name is that of the first path, which need not be a name as recipes allow it."""
     step = registry.find_step("ingestor", format, allow_code=allow_code)
     spec = StepSpec(name=format, options=registry.check_options(step, options))
-    name = Path(given[0]).resolve().name or "root"
+    name = Path(str(given[0]).partition("?")[0]).resolve().name or "root"
     paths = [str(path) for path in given]
     return Source.model_construct(name=name, path=paths, ingest=spec, clean=[], format=None, category=None, licence="")
 

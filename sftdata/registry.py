@@ -40,6 +40,10 @@ class Step:
     """Distributions whose version changes the step's output; part of its fingerprint."""
     pieces: Callable[..., list[Any]] | None = None
     """Ingestors: from a file and the options to the `sources.Piece`s in which several workers can read it; none: in one go."""
+    fetch: Callable[..., None] | None = None
+    """Ingestors: copies what an address names into a file of an empty folder: `fetch(address, folder, *, options)`."""
+    addresses: tuple[str, ...] = ()
+    """Ingestors: how the addresses begin that `fetch` knows; without `suffixes` it takes every path."""
     sniff: Callable[..., dict[str, Any]] | None = None
     """Ingestors: from a file and the options to what the file looks like (encoding, delimiter …), as the manifest says it."""
     assets: Callable[..., tuple[str, ...]] | None = None
@@ -82,6 +86,8 @@ def ingestor(
     libraries: tuple[str, ...] = ...,
     pieces: Callable[..., list[Any]] | None = ...,
     sniff: Callable[..., dict[str, Any]] | None = ...,
+    fetch: Callable[..., None] | None = ...,
+    addresses: tuple[str, ...] = ...,
 ) -> Callable[[F], F]: ...
 def ingestor(
     function: F | None = None,
@@ -90,16 +96,20 @@ def ingestor(
     libraries: tuple[str, ...] = (),
     pieces: Callable[..., list[Any]] | None = None,
     sniff: Callable[..., dict[str, Any]] | None = None,
+    fetch: Callable[..., None] | None = None,
+    addresses: tuple[str, ...] = (),
 ) -> F | Callable[[F], F]:
     """Register `f(file: InputFile, *, options) -> Iterator[Record | Bad]` as the ingestor of its name.
 
     `suffixes`: endings of the files that a folder yields, lower case, with the dot; none: all files. `pieces(file, *, options)`
     cuts a large file at record borders; the ingestor then heeds `file.piece` in its numbering, so that the cut shows nowhere.
     `sniff(file, *, options)` says what a file looks like: the manifest says it on, and the ingestor finds it in `file.layout`.
+    `fetch(address, folder, *, options)` copies what an address that begins with one of `addresses` names.
     """
 
     def decorate(step: F) -> F:
-        _register(Step("ingestor", _name_of(step), step, suffixes=suffixes, libraries=libraries, pieces=pieces, sniff=sniff))
+        found = Step("ingestor", _name_of(step), step, suffixes=suffixes, libraries=libraries)
+        _register(replace(found, pieces=pieces, sniff=sniff, fetch=fetch, addresses=addresses))
         return step
 
     return decorate if function is None else decorate(function)

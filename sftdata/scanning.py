@@ -72,7 +72,7 @@ def list_inputs(
     for source in sources:
         step = registry.find_step("ingestor", source.ingest.name, allow_code=allow_code)
         try:
-            files = list_files([_locate(path, folder, remote) for path in source.path], step.suffixes, exclude)
+            files = _files(source, step, folder, exclude, remote)
         except DataError as error:
             raise DataError(f"source {source.name!r}: {error}") from error
         listed.extend(Listed(source, file, allow_code) for file in files)
@@ -113,6 +113,42 @@ def look_at(task: work.Task) -> dict[str, Any]:
         found["pieces"] = [(piece, storage.file_digest(file.path, piece.start, piece.length)) for piece in pieces]
     progress.tick(0)
     return found
+
+
+def _files(
+    source: Source, step: registry.Step, folder: Path, exclude: Sequence[Path], remote: Path | None
+) -> list[InputFile]:
+    """Return the files of a source; what only the ingestor knows how to reach is copied into a file first."""
+    claimed = [path for path in source.path if path.startswith(step.addresses) or (step.fetch and not step.suffixes)]
+    if not claimed:
+        return list_files([_locate(path, folder, remote) for path in source.path], step.suffixes, exclude)
+    if len(source.path) > 1:
+        raise DataError(f"{claimed[0]}: stands alone; give every dataset or database a source of its own")
+    [address] = claimed
+    if remote is None:
+        raise DataError(f"{address}: is copied by builds only; name a path here")
+    if not address.startswith(step.addresses):
+        address = str((folder / Path(address).expanduser()).resolve())
+    return list_files([_snapshot(step, address, source.ingest.options, remote)], ())
+
+
+def _snapshot(step: registry.Step, address: str, options: dict[str, Any], remote: Path) -> Path:
+    """Return a copy of what an address names now; it lies under the digest of its bytes, and the same is kept once."""
+    assert step.fetch is not None
+    temporary = storage.temporary_name(remote / "copy")
+    storage.remove_tree(temporary)
+    storage.make_folder(temporary)
+    try:
+        with storage.in_use(temporary):
+            step.fetch(address, temporary, **options)
+            [copied] = [path for path in temporary.iterdir() if path.is_file()]
+            kept = remote / storage.file_digest(copied)
+            if not (kept / copied.name).is_file():
+                storage.make_folder(kept)
+                storage.rename(copied, kept / copied.name)
+            return kept / copied.name
+    finally:
+        storage.remove_tree(temporary)
 
 
 def _locate(path: str, folder: Path, remote: Path | None) -> Path:

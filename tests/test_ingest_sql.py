@@ -326,3 +326,19 @@ def test_sql_never_fails_on_noise(tmp_path_factory: pytest.TempPathFactory, body
     dump = f"INSERT INTO t (a) VALUES (0);\n{''.join(body)}"
     rows = read(tmp_path_factory.getbasetemp(), dump, dialect=dialect)
     assert rows[0] == Record("t/0", {"a": 0})
+
+
+def test_sql_binary_columns_become_digits_however_they_are_written(tmp_path: Path) -> None:
+    create = "CREATE TABLE `t` (`a` blob, `b` text) ENGINE=InnoDB;\n"
+    rows = b"INSERT INTO `t` VALUES ('\\0\xff','x'),(_binary 'a','y'),(0x0AfF,'z'),(NULL,'\\'');\n"
+    found = values(read(tmp_path, (MYSQL_HEAD + create).encode() + rows))
+    assert found == [["00ff", "x"], ["61", "y"], ["0aff", "z"], [None, "'"]]
+    posted = POSTGRESQL_HEAD + "CREATE TABLE t (a bytea, b text);\n"
+    assert values(read(tmp_path, posted + "INSERT INTO t VALUES ('\\x00FF', '\\x1');\n")) == [["00ff", "\\x1"]]
+    assert values(read(tmp_path, posted + "COPY t (a, b) FROM stdin;\n\\\\x00ff\t\\\\x1\n\\.\n")) == [["00ff", "\\x1"]]
+    assert values(read(tmp_path, SQLITE_HEAD + "CREATE TABLE t (a blob);\nINSERT INTO t VALUES('text');\n")) == [["text"]]
+
+
+def test_mariadb_sandbox_line_is_a_comment(tmp_path: Path) -> None:
+    dump = "/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\nINSERT INTO `t` (`a`) VALUES (1);\n"
+    assert values(read(tmp_path, dump)) == [[1]]

@@ -29,7 +29,7 @@ def outside_module(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> 
 
 
 def test_built_in_steps_are_the_known_ones():
-    assert list(known_steps("ingestor")) == ["csv", "html", "jsonl", "sql"]
+    assert list(known_steps("ingestor")) == ["arrow", "csv", "dataset", "html", "jsonl", "parquet", "sql"]
     cleaners = ["boilerplate_lines", "decontaminate", "language", "length", "pii", "quality", "repetition", "slop", "terms"]
     assert list(known_steps("cleaner")) == [*cleaners, "unicode", "whitespace"]
     formatters = ["alpaca_blog", "auto", "input_output", "instruction", "messages", "source_target", "text"]
@@ -38,11 +38,11 @@ def test_built_in_steps_are_the_known_ones():
 
 def test_every_built_in_step_has_a_line_of_help_and_typed_options():
     steps = [step for kind in registry.KINDS for step in known_steps(kind).values()]
-    assert len(steps) == 22
+    assert len(steps) == 25
     for step in steps:
         assert step.help.endswith(".") and len(step.help) > 20
         assert all(kind is not Any for kind, _ in option_fields(step).values())
-        assert step.kind != "ingestor" or step.suffixes
+        assert step.kind != "ingestor" or step.suffixes or step.fetch
 
 
 def test_decorated_function_is_found_by_its_name_and_stays_itself():
@@ -98,7 +98,7 @@ def test_module_that_is_loaded_anew_may_register_again(tmp_path, monkeypatch):
     ("kind", "name", "message"),
     [
         ("cleaner", "slopp", "unknown cleaner 'slopp'; did you mean 'slop'?"),
-        ("ingestor", "xyz", "unknown ingestor 'xyz'; known: csv, html, jsonl, sql"),
+        ("ingestor", "xyz", "unknown ingestor 'xyz'; known: arrow, csv, dataset, html, jsonl, parquet, sql"),
         ("formatter", "slop", "unknown formatter 'slop'"),
         ("cleaner", "os:system", "cleaner 'os:system' runs code from outside sftdata; pass --allow-code if you trust it"),
     ],

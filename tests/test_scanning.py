@@ -19,7 +19,7 @@ from sftdata.scanning import Listed, list_inputs, num_bytes, scan
 def listed(tmp_path: Path) -> list[Listed]:
     """Two sources: a folder with a file large enough for pieces, and an archive of two files, which is named twice."""
     (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "large.jsonl").write_bytes(b'{"text": "abcdefghij"}\n' * 120_000)
+    (tmp_path / "rows" / "large.jsonl").write_bytes(b"".join(b'{"text": "%10d"}\n' % number for number in range(120_000)))
     (tmp_path / "rows" / "small.jsonl").write_bytes(b'{"text": "a"}\n')
     with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
         archive.writestr("a.jsonl", '{"text": "a"}\n')

@@ -17,6 +17,7 @@ from sftdata.ingestors._sql_where import Selection
 from sftdata.records import Bad, Record
 from sftdata.sources import COMPRESSED, InputFile
 
+_TRUTHS: dict[Any, Any] = {0: False, 1: True}
 MAGIC = b"SQLite format 3\0"
 
 
@@ -42,11 +43,16 @@ class Database:
         try:
             cursor = self._connection.execute(f"SELECT * FROM {quoted} NOT INDEXED")  # in the order of the rows' numbers
             names = [column[0] for column in cursor.description]
+            declared = self._connection.execute(f"PRAGMA table_info({quoted})").fetchall()
+            truths = {column[1] for column in declared if column[2].upper() in ("BOOLEAN", "BOOL")}
             selection.check(self._file.place, table, names)
             for number, row in enumerate(cursor):
-                fields = selection.apply({name: _json_value(value) for name, value in zip(names, row, strict=True)})
-                if fields is not None:
-                    yield _record(f"{table}/{number}", fields)
+                fields = {name: _json_value(value) for name, value in zip(names, row, strict=True)}
+                for name in truths:
+                    fields[name] = _TRUTHS.get(fields[name], fields[name])
+                chosen = selection.apply(fields)
+                if chosen is not None:
+                    yield _record(f"{table}/{number}", chosen)
         except sqlite3.Error as error:
             raise DataError(f"{self._file.path}: table {table!r} cannot be read: {error}") from error
 

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from sftdata.errors import DataError
 from sftdata.ingestors import _sql_tables as tables
 from sftdata.ingestors._encoding import original_bytes, undecodable
-from sftdata.ingestors._sql_rows import PASSED_STATEMENTS, BrokenRows, RawRow, broken_statement, copy_rows, cut_off, insert_rows
+from sftdata.ingestors._sql_rows import (
+    PASSED_STATEMENTS,
+    BrokenRows,
+    Columns,
+    RawRow,
+    broken_statement,
+    copy_rows,
+    cut_off,
+    insert_rows,
+)
 from sftdata.ingestors._sql_text import MAX_CHARS, QUALIFIED, Name, Window, patterns
 from sftdata.ingestors._sql_where import Selection
 from sftdata.records import Bad, Record
@@ -127,7 +136,9 @@ class Dump:
         wanted = self._meet(name)
         names = self._names(name, head["columns"]) if wanted else []
         window.position = head.end()
-        for row in insert_rows(window, self._dialect, self._encoding, len(names)):
+        created = self._created.get(name) if self._dialect != "sqlite" else None  # there a text in a blob column is text
+        columns = Columns(len(names), tables.binary_places(created, names))
+        for row in insert_rows(window, self._dialect, self._encoding, columns):
             if isinstance(row, BrokenRows):
                 yield self._bad(name, row)
             elif wanted and (record := self._record(name, names, row)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sftdata.ingestors._sql_text import MAX_CHARS, Name, Window, patterns, row_pattern
@@ -45,24 +45,24 @@ class BrokenRows(NamedTuple):
     line: int
 
 
-def insert_rows(window: Window, dialect: Name, encoding: str, num_columns: int) -> Iterator[RawRow | BrokenRows]:
-    """Yield the rows behind VALUES up to the end of the statement; with `num_columns` 0 only their text."""
-    rules = patterns(dialect)
-    usual = row_pattern(dialect, num_columns) if 0 < num_columns <= _MOST_GROUPS else _NEVER
+class Columns(NamedTuple):
+    """The columns of the rows of an INSERT: how many (0: the rows are only passed), and the places of binary ones."""
+
+    num: int
+    binary: tuple[int, ...] = ()
+
+
+def insert_rows(window: Window, dialect: Name, encoding: str, columns: Columns) -> Iterator[RawRow | BrokenRows]:
+    """Yield the rows behind VALUES up to the end of the statement."""
+    usual = row_pattern(dialect, columns.num) if 0 < columns.num <= _MOST_GROUPS else _NEVER
     window.skip_gap(hash_comments=False)
     while True:
-        while (match := usual.match(window.text, window.position)) is not None and match[num_columns + 1]:
-            values = literals(match.groups()[:-1], dialect, encoding)
-            yield RawRow(values, window.text[window.position : match.start(num_columns + 1)])
+        while (match := usual.match(window.text, window.position)) is not None and match[columns.num + 1]:
+            values = _values(match.groups()[:-1], dialect, encoding, columns)
+            yield RawRow(values, window.text[window.position : match.start(columns.num + 1)])
             window.position = match.end()
         try:
-            if match is not None:
-                values, end = literals(match.groups()[:-1], dialect, encoding), match.end()
-            elif (match := rules.row.match(window.text, window.position)) is not None:
-                values = literals(rules.literal.findall(match[0]), dialect, encoding) if num_columns else []
-                end = match.end()
-            else:
-                values, end = _read_slowly(window, dialect, encoding)
+            values, end = _read_row(window, dialect, encoding, columns)
         except Unreadable as error:
             yield broken_statement(window, str(error))
             return
@@ -79,6 +79,35 @@ def insert_rows(window: Window, dialect: Name, encoding: str, num_columns: int) 
                 return
         else:
             window.position = separator.end()
+
+
+def _values(tokens: Sequence[str], dialect: Name, encoding: str, columns: Columns) -> list[Any]:
+    """Return the values of a row of literals; a plain string in a binary column is bytes, as digits."""
+    values = literals(tokens, dialect, encoding)
+    for place in columns.binary:
+        if place < len(values) and tokens[place].startswith("'"):
+            values[place] = _binary_digits(values[place], dialect, encoding)
+    return values
+
+
+def _binary_digits(text: str, dialect: Name, encoding: str) -> str:
+    r"""Return the bytes that a plain string in a binary column stands for, as digits: `\x00ff` in PostgreSQL, else itself."""
+    if dialect == "postgresql" and text.startswith("\\x"):
+        return text[2:].lower()
+    return text.encode(encoding, "surrogateescape").hex()
+
+
+def _read_row(window: Window, dialect: Name, encoding: str, columns: Columns) -> tuple[list[Any], int]:
+    """Return the values of one row and the position behind it. Raises Unreadable, or CutOff."""
+    rules = patterns(dialect)
+    match = rules.row.match(window.text, window.position)
+    if match is None:
+        slowly = _read_slowly(window, dialect, encoding)
+        match = rules.row.match(window.text, window.position)  # of literals after all, once all of it is held
+        if match is None:
+            return slowly
+    tokens = rules.literal.findall(match[0]) if columns.num else []
+    return _values(tokens, dialect, encoding, columns), match.end()
 
 
 def _read_slowly(window: Window, dialect: Name, encoding: str) -> tuple[list[Any], int]:

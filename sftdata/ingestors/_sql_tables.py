@@ -83,6 +83,16 @@ def _definitions(body: str) -> Iterator[list[str]]:
             words.append(text)
 
 
+BINARY = {"tinyblob", "blob", "mediumblob", "longblob", "binary", "varbinary", "bytea"}
+"""Types of binary columns, in which dumps write bytes as plain strings."""
+
+
+def binary_places(table: Table | None, names: list[str]) -> tuple[int, ...]:
+    """Return which of the named columns are binary, as far as CREATE TABLE said it."""
+    kinds = dict(zip(table.columns, table.types, strict=True)) if table is not None else {}
+    return tuple(place for place, name in enumerate(names) if re.split(r"[\s(]", kinds.get(name, ""))[0] in BINARY)
+
+
 def copy_converter(kind: str) -> Callable[[str], Any] | None:
     """Return what turns the COPY text of a column of this type into a JSON value; None where it stays text."""
     first = re.split(r"[\s(]", kind, maxsplit=1)[0]
@@ -90,6 +100,8 @@ def copy_converter(kind: str) -> Callable[[str], Any] | None:
         return _number_or_text
     if first in {"real", "double", "numeric", "decimal", "float", "float4", "float8"}:
         return _number_or_text
+    if first in BINARY:
+        return lambda text: text.removeprefix("\\x").lower()
     return _BOOLEANS.get if first in {"boolean", "bool"} else None
 
 

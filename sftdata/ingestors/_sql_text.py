@@ -159,4 +159,5 @@ class Window:
                 self.skip_past("\n")
 
 
-_GAP = re.compile(r"\s++|/\*M?!\d*+|\*/|(?P<comment>/\*)|(?P<dash>--)|(?P<hash>#)|(?P<psql>\\(?=[a-z]))")
+# A conditional comment of version 999999 is for no server: MariaDB begins its dumps with one.
+_GAP = re.compile(r"\s++|/\*(?!M?!9{6})M?!\d*+|\*/|(?P<comment>/\*)|(?P<dash>--)|(?P<hash>#)|(?P<psql>\\(?=[a-z]))")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import count, repeat
+from typing import Any
 
 from sftdata.errors import RecipeError
 from sftdata.ingestors._encoding import BLOCK, original_bytes, stream_encoding, text_encoding, utf8_blocks
 from sftdata.ingestors._json_keys import MAX_BYTES, read_together
+from sftdata.ingestors._json_paths import picked
 from sftdata.ingestors._json_text import ArrayBroken, ArrayText, BrokenJson, parse_record
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
@@ -21,7 +23,7 @@ PIECE_BYTES = 4 << 20
 _MAY_BE_BLANK = (b"\n\n", b"\n ", b"\n\t", b"\n\r", b"\n\v", b"\n\f")
 
 
-def line_pieces(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None) -> list[Piece]:
+def line_pieces(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None, **_: Any) -> list[Piece]:
     """Return the pieces of a large file of JSON Lines; none for a small, compressed or recoded file and for an array.
 
     Raises RecipeError for pieces of no size.
@@ -54,15 +56,22 @@ def _num_blank_lines(data: bytes) -> int:
 
 
 @ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",), pieces=line_pieces)
-def jsonl(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None) -> Iterator[Record | Bad]:
+def jsonl(
+    file: InputFile, *, encoding: str = "utf-8", fields: dict[str, str] | None = None, piece_mib: int | None = None
+) -> Iterator[Record | Bad]:
     """Read JSON Lines, or a JSON array element by element; a record is an object or a bare list of messages.
 
     Lines end at a line feed alone (U+2028 inside a string stays); blank lines are no records. A file whose first byte is `[` is
     an array, unless its first line is a whole list that another line follows, or its only line is one dialogue. A byte order
     mark wins over `encoding`. A record is bad for its syntax, bytes outside the encoding, duplicate keys, NaN, lone surrogates,
     nesting past 256, or more than 64 MiB. Where an array's brackets do not match, the rest of the file is one bad record.
+    `fields` takes fields from inside a record, by paths ({question: conversations[0].value}), instead of the record's own.
     `piece_mib`, by default 4, is the size of the pieces that a large file is read in, by tasks side by side.
     """
+    return picked(_records(file, encoding), fields)
+
+
+def _records(file: InputFile, encoding: str) -> Iterator[Record | Bad]:
     if file.piece:
         with file.open() as stream:
             yield from _line_records(iter(partial(stream.read, BLOCK), b""), "utf-8", file.piece)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sftdata.errors import DataError, suggest
+from sftdata.errors import DataError, RecipeError, suggest
 from sftdata.ingestors._encoding import decode_stream, stream_encoding, text_encoding
 from sftdata.ingestors._sql_database import is_database, open_database
 from sftdata.ingestors._sql_dump import HEAD_CHARS, Dump, Look
 from sftdata.ingestors._sql_join import joined, read_join
+from sftdata.ingestors._sql_live import ADDRESSES, QUERY_TABLE, Asked, copy
 from sftdata.ingestors._sql_text import Window, tell_dialect
 from sftdata.ingestors._sql_where import Selection, Where
 from sftdata.records import Bad, Record
@@ -42,7 +44,31 @@ def sniff(file: InputFile, *, dialect: Dialect = "auto", encoding: str = "utf-8"
     return {"dialect": tell_dialect(window.text[:HEAD_CHARS]) if dialect == "auto" else dialect, "encoding": codec}
 
 
-@ingestor(suffixes=(".sql", ".sqlite", ".sqlite3", ".db"), libraries=("sqlparse",), sniff=sniff)
+def fetch(
+    address: str,
+    folder: Path,
+    *,
+    table: str | None = None,
+    query: str | None = None,
+    where: str | None = None,
+    join: dict[str, Any] | None = None,
+    **_: Any,
+) -> None:
+    """Copy what is asked of a live database into a SQLite file in `folder`."""
+    if query is not None and (table is not None or join is not None):
+        raise RecipeError("query: stands alone; write table and join into it")
+    joined_table = read_join(table, join).right if join is not None else None
+    asked = Asked(table, query, Where(where) if where is not None and query is None else None, joined_table)
+    copy(address, folder, asked)
+
+
+@ingestor(
+    suffixes=(".sql", ".sqlite", ".sqlite3", ".db"),
+    libraries=("sqlparse", "sqlalchemy"),
+    sniff=sniff,
+    fetch=fetch,
+    addresses=ADDRESSES,
+)
 def sql(
     file: InputFile,
     *,
@@ -50,10 +76,11 @@ def sql(
     columns: list[str] | None = None,
     where: str | None = None,
     join: dict[str, Any] | None = None,
+    query: str | None = None,
     dialect: Dialect = "auto",
     encoding: str = "utf-8",
 ) -> Iterator[Record | Bad]:
-    """Read the rows of a SQL dump (mysqldump, pg_dump, sqlite .dump) or of a SQLite file; nothing in it is ever executed.
+    """Read rows of a SQL dump (mysqldump, pg_dump, sqlite .dump), which is never executed, a SQLite file or a live database.
 
     Rows come from INSERT, REPLACE and COPY … FROM stdin; ids are `table/number`, numbered by table. `table`: the one to read,
     by default all but SQLite's own. `columns`: the ones to keep; or, where the dump does not name them, their names in order.
@@ -61,14 +88,21 @@ def sql(
     `join`: {table: answers, on: {id: question_id}} brings each row of `table` together with each row of the other one whose key
     is equal; its fields are `answers.column`, its id `questions/3+answers/7`; `where` and `columns` then speak of the pair.
 
+    A path such as `postgresql://reader:${PASSWORD}@localhost/forum` (or mysql, mariadb, sqlite) is a live database: `table`, or
+    `query`, a SELECT whose rows count as the table `query`, is copied once in a transaction that cannot write.
+
     Strings stay text, NULL is null, numbers keep their value (as text where no float has it), binary strings become hexadecimal
     digits. A row with too many or too few values is bad, and so is a statement that cannot be read: reading goes on behind its
     end. Raises DataError for an unknown table or column, and where nothing names the columns.
     """
     wanted = _Wanted(table, Selection(columns, Where(where) if where is not None else None), join)
+    if query is not None:
+        wanted = wanted._replace(table=QUERY_TABLE)
     look = file.layout or sniff(file, dialect=dialect, encoding=encoding)
     if look["dialect"] == DATABASE:
         yield from _database_rows(file, wanted)
+    elif query is not None:
+        raise RecipeError("query: only a live database answers one; for a dump use table, where and join")
     else:
         yield from _dump_rows(file, Look(look["dialect"], look["encoding"]), wanted)
 
