@@ -6,7 +6,6 @@ of them are not prepared again. Who asks for the same list again gets the same b
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,16 +42,16 @@ class Removals:
         self.ids = sorted(set(ids))
         self._line_of: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._keys: dict[PartName, set[str]] = defaultdict(set)
-        firsts: dict[tuple[str, str], list[int]] = defaultdict(list)
+        files: dict[tuple[str, str], list[Part]] = defaultdict(list)
         for part in parts:
-            firsts[part.source.name, part.file.name].append(_first_record(part))
+            files[part.source.name, part.file.name].append(part)
         sources = list(dict.fromkeys(part.source.name for part in parts))
         for line in self.ids:
             for source, row_id in _readings(line, sources):
                 name, _, key = row_id.rpartition("#")
-                if (source, name) in firsts:
+                if (source, name) in files:
                     self._line_of[source, row_id].append(line)
-                    self._keys[source, name, _piece_of(key, sorted(firsts[source, name]))].add(key)
+                    self._keys[source, name, _piece_of(key, files[source, name])].add(key)
 
     def keys(self, part: Part) -> list[str]:
         """Return what follows `#` in the ids of the records to leave out of a part, sorted."""
@@ -80,9 +79,23 @@ def _first_record(part: Part) -> int:
     return part.file.piece.first_record if part.file.piece else 0
 
 
-def _piece_of(key: str, firsts: Sequence[int]) -> int:
-    """Return the first record of the piece in which a record lies. firsts: of the file's pieces, ascending."""
-    return firsts[max(bisect_right(firsts, int(key)) - 1, 0)] if len(firsts) > 1 and key.isdecimal() else firsts[0]
+def _piece_of(key: str, parts: Sequence[Part]) -> int:
+    """Return the first record of the piece of a file in which a record lies; of any piece for a key that no record has."""
+    table, _, number = key.rpartition("/")
+    before = [
+        (first, _first_record(part))
+        for part in parts
+        if number.isdecimal() and (first := _first_number(part, table)) is not None and first <= int(number)
+    ]
+    return max(before)[1] if before else _first_record(parts[0])
+
+
+def _first_number(part: Part, table: str) -> int | None:
+    """Return the number from which on a part's records count: those of a table, or, for "", all; None where it has none."""
+    if not table or part.file.piece is None or part.file.piece.state is None:
+        return _first_record(part)
+    number: int | None = part.file.piece.state["numbers"].get(table)
+    return number
 
 
 def removed_rows(part: Part, summary: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -41,7 +41,12 @@ class Piece(NamedTuple):
     first_line: int
     """Lines before the piece."""
     layout: dict[str, Any] | None = None
-    """JSON values: what the ingestor found in the whole file and needs to read the piece."""
+    """JSON values: what the ingestor found in the whole file and needs to read the piece; the manifest says it on."""
+    state: dict[str, Any] | None = None
+    """JSON values: where in its structure the file stands at the first byte, for an ingestor that must know.
+
+    `numbers`: where each table counts its own records, the first number in the piece of those that it may hold.
+    """
 
 
 @dataclass(frozen=True)

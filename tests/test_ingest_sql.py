@@ -342,3 +342,26 @@ def test_sql_binary_columns_become_digits_however_they_are_written(tmp_path: Pat
 def test_mariadb_sandbox_line_is_a_comment(tmp_path: Path) -> None:
     dump = "/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\nINSERT INTO `t` (`a`) VALUES (1);\n"
     assert values(read(tmp_path, dump)) == [[1]]
+
+
+@pytest.mark.parametrize(
+    "value", ["E'\\uD800'", "E'\\377'", "E'\\UFFFFFFFF'", "unistr('\\D800')", "char(55296)", "COPY \\377"], ids=str
+)
+def test_sql_text_that_is_no_text_makes_its_row_bad(tmp_path: Path, value: str) -> None:
+    rows = f"INSERT INTO t (a) VALUES (1), ({value}), (2);\n"
+    if value.startswith("COPY "):
+        rows = f"COPY t (a) FROM stdin;\n1\n{value[5:]}\n2\n\\.\n"
+    found = read(tmp_path, POSTGRESQL_HEAD + rows)
+    assert [row.reason if isinstance(row, Bad) else "" for row in found] == ["", "encoding", ""]
+
+
+def test_sql_halves_of_a_character_belong_together(tmp_path: Path) -> None:
+    assert values(read(tmp_path, POSTGRESQL_HEAD + "INSERT INTO t (a) VALUES (E'\\uD83D\\uDE00');\n")) == [["😀"]]
+
+
+def test_sql_numbers_past_all_measure_stay_text_and_nesting_has_an_end(tmp_path: Path) -> None:
+    long = ("1e-99999999999999999999", "0e99999999999999999999999", "-.5e-400")
+    assert values(read(tmp_path, f"INSERT INTO t (a, b, c) VALUES ({','.join(long)});\n")) == [list(long)]
+    for deep in ("CAST(" * 5000, "(" * 5000, "char(" * 5000):
+        [row] = read(tmp_path, f"INSERT INTO t (a) VALUES ({deep}1);\n")
+        assert isinstance(row, Bad) and "nested deeper than 32" in row.place

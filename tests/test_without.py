@@ -135,3 +135,13 @@ def test_pieces_of_a_file_take_only_their_own_records(tmp_path: Path) -> None:
     pieces = [replace(part, file=replace(part.file, piece=Piece(0, 1, first, 0))) for first in (0, 10, 20)]
     removals = Removals([f"{part.file.name}#{number}" for number in (9, 10, 19, 25)], pieces)
     assert [removals.keys(piece) for piece in pieces] == [["9"], ["10", "19"], ["25"]]
+
+
+def test_pieces_of_a_dump_take_the_records_of_each_table_that_they_hold(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path)).recipe
+    [part, *_] = scan_here(list_inputs(recipe.sources, tmp_path, ()))
+    numbers: list[dict[str, int]] = [{"a": 0}, {"a": 10, "b": 0}, {"b": 5}]
+    cut = [Piece(0, 1, 10 * place, 0, None, {"numbers": found}) for place, found in enumerate(numbers)]
+    pieces = [replace(part, file=replace(part.file, piece=piece)) for piece in cut]
+    removals = Removals([f"{part.file.name}#{key}" for key in ("a/9", "a/10", "b/0", "b/4", "b/5")], pieces)
+    assert [removals.keys(piece) for piece in pieces] == [["a/9"], ["a/10", "b/0", "b/4"], ["b/5"]]

@@ -53,8 +53,22 @@ class Look(NamedTuple):
     encoding: str
 
 
+class Statement(NamedTuple):
+    """An INSERT or COPY whose rows come next."""
+
+    is_copy: bool
+    table: str
+    listed: str | None
+    """The list of columns as the statement has it."""
+    carriage_return: bool = False
+    """True where the lines of a COPY end in a carriage return as well."""
+
+
 class Dump:
     """One reading of a dump."""
+
+    reads_values = True
+    """False for a reading that only passes the rows."""
 
     def __init__(self, file: InputFile, window: Window, look: Look, table: str | None, selection: Selection) -> None:
         """`table`: the one to read, None: all but SQLite's own. The selection's columns name those that the dump does not."""
@@ -63,12 +77,26 @@ class Dump:
         self._patterns = patterns(look.dialect)
         self._created: dict[str, tables.Table] = {}
         self._numbers: Counter[str] = Counter()
+        self._entered: Statement | None = None
         self.seen: set[str] = set()
         self.found = False
+
+    def state(self) -> dict[str, Any]:
+        """Return as JSON values what must be known to go on reading before the next row."""
+        created = {name: list(table) for name, table in self._created.items()}
+        return {"created": created, "numbers": dict(self._numbers), "statement": self._entered and list(self._entered)}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Stand where another reading stood when it returned this state; the window begins with the row that came next."""
+        self._created = {name: tables.Table(*created) for name, created in state["created"].items()}
+        self._numbers.update(state["numbers"])
+        self._entered = Statement(*state["statement"]) if state["statement"] else None
 
     def rows(self) -> Iterator[Record | Bad]:
         """Yield the rows of all statements."""
         window = self._window
+        if self._entered is not None:
+            yield from self._rows_of(self._entered, window.position)
         while True:
             window.skip_gap(hash_comments=self._dialect == "mysql")
             window.ensure(HEAD_CHARS)
@@ -132,17 +160,7 @@ class Dump:
             name = tables.label(head["table"]) if head else _UNKNOWN
             yield self._bad(name, broken_statement(window, "an INSERT that lists no VALUES"))
             return
-        name = tables.label(head["table"])
-        wanted = self._meet(name)
-        names = self._names(name, head["columns"]) if wanted else []
-        window.position = head.end()
-        created = self._created.get(name) if self._dialect != "sqlite" else None  # there a text in a blob column is text
-        columns = Columns(len(names), tables.binary_places(created, names))
-        for row in insert_rows(window, self._dialect, self._encoding, columns):
-            if isinstance(row, BrokenRows):
-                yield self._bad(name, row)
-            elif wanted and (record := self._record(name, names, row)) is not None:
-                yield record
+        yield from self._rows_of(Statement(False, tables.label(head["table"]), head["columns"]), head.end())
 
     def _copy(self) -> Iterator[Record | Bad]:
         window = self._window
@@ -150,20 +168,34 @@ class Dump:
         if head is None:
             yield self._bad(_UNKNOWN, broken_statement(window, "a COPY other than FROM stdin in text format"))
             return
-        name = tables.label(head["table"])
-        wanted = self._meet(name)
-        names = self._names(name, head["columns"]) if wanted else []
-        converters = self._converters(name, names)
-        window.position = head.end()
-        for row in copy_rows(window, bool(head["return"]), wanted):
-            if isinstance(row, BrokenRows):
-                yield self._bad(name, row)
-            elif wanted:
+        statement = Statement(True, tables.label(head["table"]), head["columns"], bool(head["return"]))
+        yield from self._rows_of(statement, head.end())
+
+    def _rows_of(self, statement: Statement, position: int) -> Iterator[Record | Bad]:
+        """Yield the rows of a statement, the first of which stands at a position of the window."""
+        self._entered, name = statement, statement.table
+        names = self._names(name, statement.listed) if self._meet(name) else None
+        self._window.position = position
+        for row in self._copied(statement, names) if statement.is_copy else self._inserted(name, names):
+            item = self._bad(name, row) if isinstance(row, BrokenRows) else self._taken(name, names, row)
+            if item is not None:
+                yield item
+
+    def _inserted(self, name: str, names: list[str] | None) -> Iterator[RawRow | BrokenRows]:
+        created = self._created.get(name) if self._dialect != "sqlite" else None  # there a text in a blob column is text
+        known = names if names is not None and self.reads_values else []
+        columns = Columns(len(known), tables.binary_places(created, known))
+        return insert_rows(self._window, self._dialect, self._encoding, columns)
+
+    def _copied(self, statement: Statement, names: list[str] | None) -> Iterator[RawRow | BrokenRows]:
+        wanted = names is not None and self.reads_values
+        converters = self._converters(statement.table, names) if names is not None and wanted else []
+        for row in copy_rows(self._window, statement.carriage_return, wanted):
+            if isinstance(row, RawRow):
                 for place, convert in converters:
                     if place < len(row.values) and row.values[place] is not None:
                         row.values[place] = convert(row.values[place])
-                if (record := self._record(name, names, row)) is not None:
-                    yield record
+            yield row
 
     def _converters(self, name: str, names: list[str]) -> list[tuple[int, Callable[[str], Any]]]:
         """Return (place, function) of the columns whose text is a number or a truth value."""
@@ -197,12 +229,14 @@ class Dump:
         self._selection.check(self._file.place, name, names)
         return names
 
-    def _record(self, name: str, names: list[str], row: RawRow) -> Record | Bad | None:
+    def _taken(self, name: str, names: list[str] | None, row: RawRow) -> Record | Bad | None:
         """Return what becomes of a row; None where it is not selected: its number is used up all the same."""
+        if names is None:
+            return None
         if len(row.values) != len(names):
             message = f"{len(row.values)} values, the table has {len(names)} columns"
             return self._bad(name, BrokenRows("sql_columns", message, row.text, self._window.line()))
-        if not self._window.sound and _holds_undecodable(row):
+        if any(isinstance(value, str) and undecodable(value) for value in row.values):
             message = f"bytes that are not {self._encoding}"
             return self._bad(name, BrokenRows("encoding", message, row.text, self._window.line()))
         key = self._key(name)
@@ -217,8 +251,3 @@ class Dump:
         number = self._numbers[name]
         self._numbers[name] += 1
         return f"{name}/{number}"
-
-
-def _holds_undecodable(row: RawRow) -> bool:
-    """Say whether a text of the row holds bytes that are not in the encoding; in a binary string they are fine."""
-    return undecodable(row.text) and any(isinstance(value, str) and undecodable(value) for value in row.values)

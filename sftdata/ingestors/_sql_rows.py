@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from sftdata.ingestors._sql_expressions import CutOff, RowText, Unreadable
 from sftdata.ingestors._sql_text import MAX_CHARS, Name, Window, patterns, row_pattern
-from sftdata.ingestors._sql_values import CutOff, RowText, Unreadable, copy_value, literals
+from sftdata.ingestors._sql_values import copy_value, literals
 from sftdata.schemas import QUARANTINE_BYTES
 
 PASSED_STATEMENTS = frozenset(
@@ -54,13 +55,15 @@ class Columns(NamedTuple):
 
 def insert_rows(window: Window, dialect: Name, encoding: str, columns: Columns) -> Iterator[RawRow | BrokenRows]:
     """Yield the rows behind VALUES up to the end of the statement."""
-    usual = row_pattern(dialect, columns.num) if 0 < columns.num <= _MOST_GROUPS else _NEVER
+    usual = row_pattern(dialect, columns.num) if columns.num <= _MOST_GROUPS else _NEVER
     window.skip_gap(hash_comments=False)
     while True:
         while (match := usual.match(window.text, window.position)) is not None and match[columns.num + 1]:
             values = _values(match.groups()[:-1], dialect, encoding, columns)
             yield RawRow(values, window.text[window.position : match.start(columns.num + 1)])
             window.position = match.end()
+        if window.is_over():
+            return
         try:
             values, end = _read_row(window, dialect, encoding, columns)
         except Unreadable as error:
@@ -150,7 +153,8 @@ def copy_rows(window: Window, carriage_return: bool, wanted: bool) -> Iterator[R
         end = window.text.find("\n", window.position)
         if end < 0:
             if len(window.text) - window.position > MAX_CHARS or not window.more():
-                yield cut_off(window)
+                if not window.is_over():
+                    yield cut_off(window)
                 return
             continue
         line = window.text[window.position : end - 1 if carriage_return else end]

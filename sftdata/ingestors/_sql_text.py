@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
-from sftdata.ingestors._encoding import undecodable
-
 Name = Literal["mysql", "postgresql", "sqlite"]
 
 MAX_CHARS = 64 << 20
@@ -64,9 +62,13 @@ def patterns(dialect: Name) -> Patterns:
 
 @cache
 def row_pattern(dialect: Name, num_columns: int) -> re.Pattern[str]:
-    """Return the pattern of a row of so many literals: each is a group, the last group is the comma before another row."""
-    cell = rf"({LITERALS[dialect]})"
-    return re.compile(rf"\({','.join([cell] * num_columns)}\)(?:(,)\s*+(?=\())?+", re.DOTALL)
+    """Return the pattern of a row of so many literals: each is a group, the last group is the comma before another row.
+
+    For 0 columns it is any row of literals, without their groups.
+    """
+    literal = LITERALS[dialect]
+    row = ",".join([f"({literal})"] * num_columns) if num_columns else rf"{literal}(?:,{literal})*+"
+    return re.compile(rf"\({row}\)(?:(,)\s*+(?=\())?+", re.DOTALL)
 
 
 _HINTS: tuple[tuple[Name, str], ...] = (
@@ -91,14 +93,13 @@ def tell_dialect(head: str) -> Name:
 class Window:
     """The part of the dump that is being looked at: all before `position` is read and may be dropped."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Iterator[str], first_line: int = 0, open_end: bool = False) -> None:
+        """`first_line`: lines before the text; `open_end`: it ends between two rows of a dump that goes on."""
+        self._pieces, self._open_end = pieces, open_end
         self.text, self.position = "", 0
-        self._line, self._counted = 1, 0
+        self._line, self._counted = first_line + 1, 0
         self.in_comment = False
         """True once the dump has ended inside a comment."""
-        self.sound = True
-        """True where no byte of the text held was undecodable."""
 
     def more(self, keep: int | None = None) -> bool:
         """Drop what lies before `keep` (the position), and read at least as much again as is held; False at the end."""
@@ -114,8 +115,11 @@ class Window:
             if size >= max(held, 1):
                 break
         self.text = "".join(pieces)
-        self.sound = not undecodable(self.text)
         return size > 0
+
+    def is_over(self) -> bool:
+        """Say whether the text ends here between two rows, the rest of which stands in another piece of the dump."""
+        return self._open_end and self.position >= len(self.text) and not self.more()
 
     def line(self) -> int:
         """Return the number of the line at the position, from 1."""

@@ -1,13 +1,13 @@
-"""SQL values to JSON values: literals, and the few functions by which dumps write what a literal cannot."""
+"""SQL literals to JSON values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sftdata.ingestors._sql_text import DOLLAR_QUOTED, MAX_CHARS, Name, patterns
+from sftdata.ingestors._sql_text import Name
 
 _WORDS = {"null": None, "true": True, "false": False}
 _MYSQL_ESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": "\\%", "_": "\\_"}
@@ -15,7 +15,6 @@ _MYSQL_ESCAPE = {quote: re.compile(rf"\\(.)|{quote}{quote}", re.DOTALL) for quot
 _POSTGRESQL_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _POSTGRESQL_ESCAPE = re.compile(r"\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)|''", re.DOTALL)
 _COPY_ESCAPE = re.compile(r"\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)", re.DOTALL)
-_UNISTR_ESCAPE = re.compile(r"\\(?:\\|u?([0-9A-Fa-f]{4})|\+([0-9A-Fa-f]{6})|U([0-9A-Fa-f]{8}))")
 MAX_DIGITS = 4300
 """Digits from which an integer stays text: the interpreter refuses longer ones."""
 
@@ -26,7 +25,10 @@ def number(text: str) -> int | float | str:
     if digits.isdecimal():
         return int(text) if len(digits) < MAX_DIGITS else text
     value = float(text)
-    return value if value - value == 0 and Decimal(repr(value)) == Decimal(text) else text
+    try:
+        return value if value - value == 0 and Decimal(repr(value)) == Decimal(text) else text
+    except InvalidOperation:  # an exponent of 19 digits
+        return text
 
 
 def literals(tokens: Sequence[str], dialect: Name, encoding: str) -> list[Any]:
@@ -106,7 +108,10 @@ def copy_value(cell: str) -> str | None:
 def _unescape(text: str, escape: re.Pattern[str]) -> str:
     """Undo backslash escapes; bytes that they give by number are read as UTF-8."""
     plain = escape.sub(_postgresql_character, text)
-    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    try:
+        return plain.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # halves of a character beyond U+FFFF, which belong together
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _postgresql_character(match: re.Match[str]) -> str:
@@ -117,180 +122,14 @@ def _postgresql_character(match: re.Match[str]) -> str:
         return _byte(int(code, 8) & 0xFF)
     if len(code) == 1:
         return _POSTGRESQL_ESCAPES.get(code, code)
-    return _byte(int(code[1:], 16)) if code[0] == "x" else _code_point(code[1:])
+    return _byte(int(code[1:], 16)) if code[0] == "x" else code_point(code[1:])
 
 
 def _byte(value: int) -> str:
     return chr(value) if value < 0x80 else chr(0xDC00 + value)
 
 
-def _code_point(digits: str) -> str:
+def code_point(digits: str) -> str:
+    """Return the character that has a number in hexadecimal digits; without one, what a byte that is none decodes to."""
     value = int(digits, 16)
-    if value > 0x10FFFF:
-        raise Unreadable(f"no character has the number {digits}")
-    return chr(value)
-
-
-class Unreadable(Exception):
-    """What stands at `position` is no value that a dump may hold."""
-
-    def __init__(self, message: str, position: int = 0) -> None:
-        super().__init__(message)
-        self.position = position
-
-
-class CutOff(Exception):
-    """The text ends inside the row."""
-
-
-_PIECE = re.compile(r"\s++|--[^\n]*+\n|/\*(?s:.*?)\*/")
-_CALL = re.compile(r"([^\W\d]\w*+)\s*+\(")
-_CAST_TYPE = re.compile(r"""(?P<type>[^\W\d"][\w ."]*+(?:\([\d, ]*+\))?+(?:\[\])*+)""")
-_TYPED = re.compile(r"(?i:date|time|timestamp|timestamptz)\s++(?=')")
-_DOLLAR = re.compile(DOLLAR_QUOTED)
-_CUT_WORD = r"[\w.+-]*+\s*+\Z|[xXbB]'[0-9A-Fa-f]*+\Z"
-_OPEN: dict[Name, re.Pattern[str]] = {
-    "mysql": re.compile(rf"""(?:_\w++\s*+|[nN])?['"]|{_CUT_WORD}"""),
-    "postgresql": re.compile(rf"[eEnN]?'|\$(?:[^\W\d]\w*+)?(?:\$|\Z)|{_CUT_WORD}"),
-    "sqlite": re.compile(rf"'|{_CUT_WORD}"),
-}
-"""What stands where no whole value does, if only the end of the text is missing."""
-_MAX_NESTING = 32
-
-
-class RowText:
-    """One row that is not all literals, read value by value: functions, casts, joined strings, comments inside."""
-
-    def __init__(self, text: str, position: int, dialect: Name, encoding: str) -> None:
-        self.text, self.position = text, position
-        self._dialect, self._encoding = dialect, encoding
-        self._depth = 0
-
-    def values(self) -> list[Any]:
-        """Return the row's values; `position` is then behind it. Raises Unreadable, or CutOff."""
-        self._take("(")
-        values = [self._value()]
-        while self._at(","):
-            self.position += 1
-            values.append(self._value())
-        self._take(")")
-        return values
-
-    def _at(self, mark: str) -> bool:
-        """Say whether `mark` comes next, after space and comments."""
-        while piece := _PIECE.match(self.text, self.position):
-            self.position = piece.end()
-        if self.position + len(mark) > len(self.text) or self.text.startswith(("--", "/*"), self.position):
-            raise CutOff
-        return self.text.startswith(mark, self.position)
-
-    def _take(self, mark: str) -> None:
-        if not self._at(mark):
-            raise Unreadable(f"expected {mark!r}", self.position)
-        self.position += len(mark)
-
-    def _value(self) -> Any:
-        value = self._cast(self._term())
-        while self._at("|"):
-            self._take("||")
-            right = self._cast(self._term())
-            value = None if value is None or right is None else f"{value}{right}"  # as in SQL
-        return value
-
-    def _cast(self, value: Any) -> Any:
-        while self._at(":"):
-            self._take("::")
-            self._type()
-        return value
-
-    def _type(self) -> None:
-        self._at("")
-        match = _CAST_TYPE.match(self.text, self.position)
-        if match is None or match.end() == len(self.text):
-            raise CutOff if match or self.position == len(self.text) else Unreadable("expected a type", self.position)
-        self.position = match.end()
-
-    def _term(self) -> Any:
-        self._at("")
-        if typed := _TYPED.match(self.text, self.position):
-            self.position = typed.end()
-        if call := _CALL.match(self.text, self.position):
-            return self._function(call)
-        if self._at("("):
-            return self._nested()
-        match = _DOLLAR.match(self.text, self.position) if self._dialect == "postgresql" else None
-        if match is not None:
-            self.position = match.end()
-            return match[0][len(match["tag"]) : -len(match["tag"])]
-        match = patterns(self._dialect).literal.match(self.text, self.position)
-        if match is None:
-            raise CutOff if self._may_be_cut() else Unreadable("not a value that a dump may hold", self.position)
-        if match.end() == len(self.text):
-            raise CutOff
-        self.position = match.end()
-        return literal(match[0], self._dialect, self._encoding)
-
-    def _may_be_cut(self) -> bool:
-        """Say whether more text could make a value of what stands here: an open string, or a word up to the end."""
-        return _OPEN[self._dialect].match(self.text, self.position) is not None
-
-    def _nested(self) -> Any:
-        self._take("(")
-        self._depth += 1
-        if self._depth > _MAX_NESTING:
-            raise Unreadable(f"nested deeper than {_MAX_NESTING}", self.position)
-        value = self._value()
-        self._take(")")
-        self._depth -= 1
-        return value
-
-    def _function(self, call: re.Match[str]) -> Any:
-        name = call[1].lower()
-        if name not in ("replace", "char", "unistr", "unhex", "cast"):
-            raise Unreadable(f"{call[1]}() is not evaluated", self.position)
-        self.position = call.end() - 1
-        if name == "cast":
-            return self._cast_call()
-        self._depth += 1
-        if self._depth > _MAX_NESTING:
-            raise Unreadable(f"nested deeper than {_MAX_NESTING}", self.position)
-        arguments = self.values()
-        self._depth -= 1
-        try:
-            return _call(name, arguments)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise Unreadable(f"{call[1]}() cannot be evaluated: {error}", self.position) from error
-
-    def _cast_call(self) -> Any:
-        self._take("(")
-        if self._at("x'") or self._at("X'"):
-            raise Unreadable("a cast of a binary string is not evaluated", self.position)
-        value = self._value()
-        self._take("AS" if self._at("AS") else "as")
-        self._type()
-        self._take(")")
-        return value
-
-
-def _call(name: str, arguments: list[Any]) -> str | None:
-    """Evaluate one of the functions that dumps use; those with a NULL are NULL."""
-    if None in arguments:
-        return None
-    if name == "char":
-        return "".join(map(chr, arguments))
-    if name == "replace":
-        text, old, new = map(str, arguments)
-        if old and len(text) + text.count(old) * len(new) > MAX_CHARS:
-            raise ValueError("the result is too long")
-        return text.replace(old, new) if old else text
-    (text,) = arguments
-    return bytes.fromhex(text).hex() if name == "unhex" else _unistr(text)
-
-
-def _unistr(text: str) -> str:
-    def character(match: re.Match[str]) -> str:
-        digits = match[1] or match[2] or match[3]
-        return _code_point(digits) if digits else "\\"
-
-    plain = _UNISTR_ESCAPE.sub(character, text)
-    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return chr(value) if value <= 0x10FFFF else "\udcff"

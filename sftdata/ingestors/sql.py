@@ -13,16 +13,20 @@ from sftdata.ingestors._sql_database import is_database, open_database
 from sftdata.ingestors._sql_dump import HEAD_CHARS, Dump, Look
 from sftdata.ingestors._sql_join import joined, read_join
 from sftdata.ingestors._sql_live import ADDRESSES, QUERY_TABLE, Asked, copy
+from sftdata.ingestors._sql_pieces import PIECE_CHARS, cut
 from sftdata.ingestors._sql_text import Window, tell_dialect
 from sftdata.ingestors._sql_where import Selection, Where
 from sftdata.records import Bad, Record
 from sftdata.registry import ingestor
-from sftdata.sources import InputFile
+from sftdata.sources import InputFile, Piece, bare_suffix
 
 Dialect = Literal["auto", "mysql", "postgresql", "sqlite"]
 
 DATABASE = "sqlite database"
 """What `sniff` calls a database file."""
+
+_CUT_ENCODINGS = ("utf-8", "cp1252", "iso8859-1")
+"""Encodings that give back the bytes that a text was read from."""
 
 
 class _Wanted(NamedTuple):
@@ -42,6 +46,28 @@ def sniff(file: InputFile, *, dialect: Dialect = "auto", encoding: str = "utf-8"
     if not window.text.strip():
         raise DataError(f"{file.path}: is empty")
     return {"dialect": tell_dialect(window.text[:HEAD_CHARS]) if dialect == "auto" else dialect, "encoding": codec}
+
+
+def row_pieces(
+    file: InputFile,
+    *,
+    table: str | None = None,
+    columns: list[str] | None = None,
+    join: dict[str, Any] | None = None,
+    query: str | None = None,
+    dialect: Dialect = "auto",
+    encoding: str = "utf-8",
+    **_: Any,
+) -> list[Piece]:
+    """Return the pieces of a large dump; none for a small, compressed or marked one, a database, and for a join."""
+    plain = bare_suffix(file.name) == file.path.suffix.lower() and file.path.stat().st_size >= 2 * PIECE_CHARS
+    if not plain or join is not None or query is not None or is_database(file) or stream_encoding(file) is not None:
+        return []
+    layout = sniff(file, dialect=dialect, encoding=encoding)
+    if layout["encoding"] not in _CUT_ENCODINGS:
+        return []
+    pieces = cut(file, Look(layout["dialect"], layout["encoding"]), table, Selection(columns, None))
+    return [piece._replace(layout=layout) for piece in pieces]
 
 
 def fetch(
@@ -65,6 +91,7 @@ def fetch(
 @ingestor(
     suffixes=(".sql", ".sqlite", ".sqlite3", ".db"),
     libraries=("sqlparse", "sqlalchemy"),
+    pieces=row_pieces,
     sniff=sniff,
     fetch=fetch,
     addresses=ADDRESSES,
@@ -98,7 +125,7 @@ def sql(
     wanted = _Wanted(table, Selection(columns, Where(where) if where is not None else None), join)
     if query is not None:
         wanted = wanted._replace(table=QUERY_TABLE)
-    look = file.layout or sniff(file, dialect=dialect, encoding=encoding)
+    look = (file.piece and file.piece.layout) or file.layout or sniff(file, dialect=dialect, encoding=encoding)
     if look["dialect"] == DATABASE:
         yield from _database_rows(file, wanted)
     elif query is not None:
@@ -126,10 +153,15 @@ def _dump_rows(file: InputFile, look: Look, wanted: _Wanted) -> Iterator[Record 
 
 
 def _read_dump(table: str | None, *, file: InputFile, look: Look, selection: Selection) -> Iterator[Record | Bad]:
+    piece = file.piece or Piece(0, 0, 0, 0)
+    state = piece.state or {"goes_on": False}
     with file.open() as stream:
-        dump = Dump(file, Window(decode_stream(stream, look.encoding)), look, table, selection)
+        text = decode_stream(stream, look.encoding, begins=file.piece is None)
+        dump = Dump(file, Window(text, piece.first_line, state["goes_on"]), look, table, selection)
+        if piece.state:
+            dump.go_on(piece.state)
         yield from dump.rows()
-    if table is not None and not dump.found:
+    if table is not None and not dump.found and file.piece is None:
         raise DataError(f"{file.path}: no table {table!r}{suggest(table, dump.seen)}")
 
 
