@@ -39,7 +39,7 @@ test: lint
 fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest -q tests/test_templates_jinja.py -k oracle
 	SFTDATA_FUZZ_ROWS=110 $(BIN)/python -m pytest -q tests/test_injection.py
-	SFTDATA_FUZZ_TABLES=2000 $(BIN)/python -m pytest -q tests/test_ingest_*.py -k "come_back or comes_back or cut"
+	SFTDATA_FUZZ_TABLES=2000 $(BIN)/python -m pytest -q tests/test_ingest_*.py -k "come_back or comes_back or cut or agrees or sqlite_makes"
 	SFTDATA_FUZZ_PAGES=20000 $(BIN)/python -m pytest -q tests/test_fuzz_html.py
 	SFTDATA_FUZZ_FILES=20000 $(BIN)/python -m pytest -q tests/test_fuzz_tables.py
 

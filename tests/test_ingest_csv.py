@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from sftdata.records import Bad, Record
 from sftdata.registry import check_options, find_step
 from sftdata.schemas import QUARANTINE_REASONS
 from sftdata.sources import InputFile
+
+NUM_CASES = int(os.environ.get("SFTDATA_FUZZ_TABLES", "150"))
 
 SHARED_CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "csv" / "csv_organization_100.csv"
 
@@ -169,7 +172,7 @@ def test_csv_options_are_checked(tmp_path: Path) -> None:
 CELL = st.text(st.sampled_from(list('ab,;"\n\r\t |0你\ufeff\0')), max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(
     table=st.integers(1, 4).flatmap(
         lambda width: st.lists(st.lists(CELL, min_size=width, max_size=width), min_size=1, max_size=5)
@@ -190,7 +193,7 @@ def test_csv_tables_come_back(
     ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(body=st.text(st.sampled_from(list('a,"\n\r')), max_size=40), copies=st.sampled_from([1, 30]))
 def test_csv_agrees_with_the_standard_library(tmp_path_factory: pytest.TempPathFactory, body: str, copies: int) -> None:
     text = "x,y\n" + (body + "\n") * copies
@@ -215,7 +218,7 @@ LINES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(
     lines=st.lists(st.sampled_from(LINES) | st.sampled_from(["1,2", "3,4"]), max_size=60),
     end=st.sampled_from(["\n", "\r\n", "\r"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from sftdata.ingestors.jsonl import jsonl
 from sftdata.records import Bad, Record
 from sftdata.schemas import QUARANTINE_REASONS
 from sftdata.sources import InputFile
+
+NUM_CASES = int(os.environ.get("SFTDATA_FUZZ_TABLES", "150"))
 
 SHARED_CHAT = Path(__file__).resolve().parents[2] / "shared" / "data" / "chat"
 
@@ -167,7 +170,7 @@ JSON_VALUES = st.recursive(
 RECORDS = st.lists(st.dictionaries(st.text(), JSON_VALUES, max_size=5), min_size=1, max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(records=RECORDS, ascii_only=st.booleans(), spaces=st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", " : ")]))
 def test_json_comes_back_from_lines_and_arrays(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], ascii_only: bool, spaces: tuple[str, str]
@@ -196,6 +199,7 @@ def test_jsonl_reads_real_chat_files_without_a_bad_record() -> None:
         assert [fields(row) for row in jsonl(InputFile(path, path.name))] == wanted
 
 
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(
     lines=st.lists(
         st.sampled_from(['{"a": "好"}', "", "  ", "\t", "{broken", "\r", "\ufeff{}", '[{"role": "user", "content": "x"}]']),

@@ -27,6 +27,7 @@ _PIECE = re.compile(r"\s++|--[^\n]*+\n|/\*(?s:.*?)\*/")
 _CALL = re.compile(r"([^\W\d]\w*+)\s*+\(")
 _CAST_TYPE = re.compile(r"""(?P<type>[^\W\d"][\w ."]*+(?:\([\d, ]*+\))?+(?:\[\])*+)""")
 _TYPED = re.compile(r"(?i:date|time|timestamp|timestamptz)\s++(?=')")
+_BINARY = re.compile(r"(?i:x'|b'|0[xb]|_binary)")
 _DOLLAR = re.compile(DOLLAR_QUOTED)
 _CUT_WORD = r"[\w.+-]*+\s*+\Z|[xXbB]'[0-9A-Fa-f]*+\Z"
 _OPEN: dict[Name, re.Pattern[str]] = {
@@ -44,7 +45,8 @@ class RowText:
     def __init__(self, text: str, position: int, dialect: Name, encoding: str) -> None:
         self.text, self.position = text, position
         self._dialect, self._encoding = dialect, encoding
-        self._depth = 0
+        self._depth = self._calls = 0
+        self._is_binary = False
 
     def values(self) -> list[Any]:
         """Return the row's values; `position` is then behind it. Raises Unreadable, or CutOff."""
@@ -73,8 +75,17 @@ class RowText:
         value = self._cast(self._term())
         while self._at("|"):
             self._take("||")
-            right = self._cast(self._term())
+            self._whole(value)
+            self._calls += 1
+            right = self._whole(self._cast(self._term()))
+            self._calls -= 1
             value = None if value is None or right is None else f"{value}{right}"  # as in SQL
+        return value
+
+    def _whole(self, value: Any) -> Any:
+        """Return what may be joined: each server writes truth values, fractions and bytes in its own way."""
+        if isinstance(value, bool | float) or self._is_binary or self._dialect == "mysql":
+            raise Unreadable("this joint of values is not evaluated", self.position)
         return value
 
     def _cast(self, value: Any) -> Any:
@@ -91,6 +102,7 @@ class RowText:
         self.position = match.end()
 
     def _term(self) -> Any:
+        self._is_binary = False
         self._at("")
         if typed := _TYPED.match(self.text, self.position):
             self.position = typed.end()
@@ -108,6 +120,9 @@ class RowText:
         if match.end() == len(self.text):
             raise CutOff
         self.position = match.end()
+        self._is_binary = _BINARY.match(match[0]) is not None
+        if self._calls and self._is_binary:
+            raise Unreadable("binary strings are not evaluated", self.position)
         return literal(match[0], self._dialect, self._encoding)
 
     def _may_be_cut(self) -> bool:
@@ -137,7 +152,9 @@ class RowText:
             value = self._cast_call()
             self._depth -= 1
             return value
+        self._calls += 1
         arguments = self.values()
+        self._calls -= 1
         self._depth -= 1
         try:
             return _call(name, arguments)
@@ -162,6 +179,8 @@ def _call(name: str, arguments: list[Any]) -> str | None:
     if name == "char":
         return "".join(map(chr, arguments))
     if name == "replace":
+        if any(isinstance(argument, bool | float) for argument in arguments):
+            raise TypeError("of fractions and truth values")
         text, old, new = map(str, arguments)
         if old and len(text) + text.count(old) * len(new) > MAX_CHARS:
             raise ValueError("the result is too long")

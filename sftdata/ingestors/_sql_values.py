@@ -19,14 +19,17 @@ MAX_DIGITS = 4300
 """Digits from which an integer stays text: the interpreter refuses longer ones."""
 
 
-def number(text: str) -> int | float | str:
-    """Return a number exactly: an int, a float where it has the same value, else the text as it is written."""
+def number(text: str, *, is_double: bool = False) -> int | float | str:
+    """Return a number exactly: an int, a float where it has the same value, else the text as it is written.
+
+    `is_double`: what is no integer is a float, and written with all its digits.
+    """
     digits = text.lstrip("+-")
     if digits.isdecimal():
         return int(text) if len(digits) < MAX_DIGITS else text
     value = float(text)
     try:
-        return value if value - value == 0 and Decimal(repr(value)) == Decimal(text) else text
+        return value if value - value == 0 and (is_double or Decimal(repr(value)) == Decimal(text)) else text
     except InvalidOperation:  # an exponent of 19 digits
         return text
 
@@ -47,7 +50,7 @@ def literal(token: str, dialect: Name, encoding: str) -> Any:
     if first == "'" or (first == '"' and dialect == "mysql"):
         return _text(token, dialect)
     if first in "0123456789+-." and token[1:2] not in ("x", "X", "b"):
-        return number(token)
+        return number(token, is_double=dialect == "sqlite")
     word = token.lower()
     if word in _WORDS:
         return _WORDS[word]
@@ -87,6 +90,8 @@ def _prefixed(token: str, dialect: Name, encoding: str) -> Any:
     prefix, quote, rest = token.partition("'")
     prefix = prefix.strip().lower()
     if not quote:  # 0x… and 0b…
+        if dialect == "sqlite":
+            return int.from_bytes(int(token, 16).to_bytes(9, "big")[-8:], "big", signed=True) if len(token) < 19 else token
         return token[2:].lower() if token[1] in "xX" else int(token[2:], 2)
     if prefix == "x":
         return rest[:-1].lower()
