@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sftdata.errors import (
     ConservationError,
     DamagedError,
+    DamagedInputError,
     DataError,
     LockedError,
     RecipeError,
@@ -59,6 +60,7 @@ _HOMES = {
 __all__ = [
     "ConservationError",
     "DamagedError",
+    "DamagedInputError",
     "DataError",
     "Drop",
     "LockedError",

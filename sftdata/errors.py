@@ -3,6 +3,7 @@
 SftdataError                 exit 1
 ├── RecipeError              the recipe, or an option of a command, is wrong
 ├── DataError                an input is missing, unreadable or over a limit
+│   └── DamagedInputError    one input file is damaged, or expands without measure: what cannot be read of it is quarantined
 ├── TemplateError            a chat template cannot be loaded or is refused
 ├── TokenizerError           a tokenizer cannot be loaded, or fails its self-check
 ├── DamagedError             a file does not match its checksum, or a folder is no complete build
@@ -31,6 +32,18 @@ class RecipeError(SftdataError):
 
 class DataError(SftdataError):
     """An input is missing, unreadable, empty or over a limit."""
+
+
+class DamagedInputError(DataError):
+    """From here on an input file cannot be read, whoever tries: a build quarantines the rest of it and goes on."""
+
+    def __init__(self, message: str, reason: str = "file_damaged") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A code from `schemas.QUARANTINE_REASONS`."""
+
+    def __reduce__(self) -> tuple[type[DamagedInputError], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
 
 
 class TemplateError(SftdataError):

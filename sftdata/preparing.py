@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sftdata.entries import DOCUMENTS_FILE, KEYS_FILE, LEDGER_FILE, QUARANTINE_F
 from sftdata.environment import one_by_one
 from sftdata.errors import ConservationError, DataError, SftdataError
 from sftdata.ledger import Entry
+from sftdata.reading import Reading
 from sftdata.record_json import canonical
 from sftdata.records import Bad, Example, InvalidRecord, Record, Span, Turn
 from sftdata.removing import REASON, STEP
@@ -95,9 +95,8 @@ def prepare_part(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
     name, options = spec["ingest"]
     step = registry.find_step("ingestor", name, allow_code=part.allow_code)
-    if step.sniff is not None and part.file.piece is None:
-        part.file = replace(part.file, layout=_sniffed(step, part.file, options))
-    records = _read(step, part.file, options)
+    reading = Reading(step, part.file, options)
+    records = reading.records()
     most = BATCH_RECORDS
     if spec.get("left_out") is not None:
         first = part.file.piece.first_record if part.file.piece else 0
@@ -112,31 +111,7 @@ def _batches(part: _Part, spec: dict[str, Any]) -> Iterator[list[Record | Bad]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _sniffed(step: registry.Step, file: InputFile, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file looks like; whatever the step does wrong is an error that names it and the file."""
-    assert step.sniff is not None
-    try:
-        return step.sniff(file, **options)
-    except (SftdataError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise SftdataError(f"{file.path}: ingestor {step.name!r} raised {type(error).__name__}: {error}") from error
-
-
-def _read(step: registry.Step, file: InputFile, options: dict[str, Any]) -> Iterator[Record | Bad]:
-    """Yield what an ingestor makes of a file; whatever it does wrong is an error that names step and file."""
-    where = f"{file.path}: ingestor {step.name!r}"
-    try:
-        for record in step.function(file, **options):
-            if not isinstance(record, Record | Bad):
-                raise SftdataError(f"{where} gave {reprlib.repr(record)}; it may give Record or Bad")
-            yield record
-    except (SftdataError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise SftdataError(f"{where} raised {type(error).__name__}: {error}") from error
+    part.file = reading.file
 
 
 def _text_size(value: Any) -> int:

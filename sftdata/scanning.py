@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sftdata import progress, registry, storage, work
-from sftdata.errors import DataError
+from sftdata.errors import DamagedInputError, DataError
 from sftdata.recipe import Source
 from sftdata.remote import copy_inputs, is_url
 from sftdata.sources import InputFile, Piece, list_files
@@ -109,7 +110,9 @@ def look_at(task: work.Task) -> dict[str, Any]:
     name, options = spec["ingest"]
     step = registry.find_step("ingestor", name, allow_code=spec["allow_code"])
     if step.pieces and file.member is None:
-        pieces: list[Piece] = step.pieces(file, **options)
+        pieces: list[Piece] = []
+        with suppress(DamagedInputError):  # read in one go, it is met again and quarantined
+            pieces = step.pieces(file, **options)
         found["pieces"] = [(piece, storage.file_digest(file.path, piece.start, piece.length)) for piece in pieces]
     progress.tick(0)
     return found

@@ -95,6 +95,8 @@ QUARANTINE_REASONS = {
     "encoding": "bytes that are not text in the declared or detected encoding",
     "field_missing": "a field that the format names is not in the record",
     "field_type": "a field is not of the type that the format needs",
+    "file_damaged": "from here on the file cannot be read: it is damaged, cut off or encrypted",
+    "file_expands": "a compressed file that gives more bytes than the limit for each of its own",
     "html_limits": "a page over the limits on size, depth or attributes",
     "html_lost_text": "an extractor lost text that the page shows",
     "json_limits": "a record over the limits on size or depth",

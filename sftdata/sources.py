@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from sftdata.archives import DAMAGE, is_archive, member_names, open_member
-from sftdata.errors import DataError
+from sftdata.errors import DamagedInputError, DataError
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
@@ -67,14 +67,15 @@ class InputFile:
     def open(self) -> Iterator[BinaryIO]:
         """Open the bytes of the file, its piece or its member, decompressed by the file's ending (.gz, .zst, .xz, .bz2).
 
-        Opening and reading raise DataError for a file that cannot be read, is damaged, is cut off or expands without measure.
+        Opening and reading raise DataError for a file that cannot be read, of it DamagedInputError for one that is damaged, is
+        cut off or expands without measure.
         """
         with ExitStack() as stack:
             try:
                 opened = open_member(self.path, self.member) if self.member else io.FileIO(self.path, "rb")
                 raw = stack.enter_context(cast(AbstractContextManager[IO[bytes]], opened))
             except DAMAGE as error:
-                raise DataError(f"{self.place}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+                raise _unreadable(self.place, error) from error
             yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self), BUFFER))
 
     @property
@@ -114,8 +115,7 @@ class _Checked(io.RawIOBase):
         try:
             count = self._stream.readinto(buffer) or 0
         except self._errors as error:
-            why = error.strerror if isinstance(error, OSError) and error.errno else f"damaged or cut off ({error})"
-            raise DataError(f"{self._path}: cannot be read: {why}") from error
+            raise _unreadable(self._path, error) from error
         if self._compressed:
             self._measure(count)
         if self._left is not None:
@@ -126,9 +126,17 @@ class _Checked(io.RawIOBase):
         self._given += count
         taken = self._raw.tell() if self._size is None else self._size
         if not taken:
-            raise DataError(f"{self._path}: cannot be read: damaged or cut off (no byte in it)")
+            raise DamagedInputError(f"{self._path}: cannot be read: damaged or cut off (no byte in it)")
         if self._given > max(EXPANSION_GRACE, MAX_EXPANSION * taken):
-            raise DataError(f"{self._path}: expands more than {MAX_EXPANSION} times; refused as a decompression bomb")
+            message = f"{self._path}: expands more than {MAX_EXPANSION} times; refused as a decompression bomb"
+            raise DamagedInputError(message, "file_expands")
+
+
+def _unreadable(place: str, error: Exception) -> DataError:
+    """Return the error for what went wrong with a file: with its bytes, or with getting at them."""
+    if isinstance(error, OSError) and error.errno:
+        return DataError(f"{place}: cannot be read: {error.strerror}")
+    return DamagedInputError(f"{place}: cannot be read: damaged or cut off ({error})")
 
 
 def _decompress(raw: IO[bytes], suffix: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sftdata.errors import DataError, suggest
+from sftdata.errors import DamagedInputError, DataError, suggest
 from sftdata.records import Bad, Record
 from sftdata.sources import COMPRESSED, InputFile
 
@@ -36,7 +36,7 @@ def records(place: str, batches: Iterable[pa.RecordBatch], columns: list[str] | 
                 yield from _rows(part, number)
                 number += len(part)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{place}: cannot be read: {_one_line(error)}") from error
+        raise DamagedInputError(f"{place}: cannot be read: {_one_line(error)}") from error
 
 
 def _chosen(place: str, batch: pa.RecordBatch, columns: list[str] | None) -> pa.RecordBatch:

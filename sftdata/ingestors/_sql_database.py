@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sftdata.errors import DataError, suggest
+from sftdata.errors import DamagedInputError, DataError, suggest
 from sftdata.ingestors._encoding import undecodable
 from sftdata.ingestors._sql_where import Selection
 from sftdata.records import Bad, Record
@@ -54,7 +54,7 @@ class Database:
                 if chosen is not None:
                     yield _record(f"{table}/{number}", chosen)
         except sqlite3.Error as error:
-            raise DataError(f"{self._file.path}: table {table!r} cannot be read: {error}") from error
+            raise DamagedInputError(f"{self._file.path}: table {table!r} cannot be read: {error}") from error
 
 
 def _record(key: str, fields: dict[str, Any]) -> Record | Bad:
@@ -96,4 +96,4 @@ def open_database(file: InputFile) -> Iterator[Database]:
                 connection.execute("PRAGMA cell_size_check = ON")
                 yield Database(file, connection)
         except sqlite3.Error as error:
-            raise DataError(f"{file.place}: cannot be read as a database: {error}") from error
+            raise DamagedInputError(f"{file.place}: cannot be read as a database: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sftdata.errors import DataError
+from sftdata.errors import DamagedInputError
 from sftdata.ingestors._arrow_rows import on_disk, records
 from sftdata.ingestors._json_paths import picked
 from sftdata.records import Bad, Record
@@ -24,7 +24,7 @@ def arrow(
     """Read the rows of an Arrow file: an IPC stream, as `datasets` saves it, or the file format; `columns` keeps some columns.
 
     Values and `fields` as in Parquet files. Nothing in a file is trusted: every batch is validated before its values are
-    read. Raises DataError for a file that is damaged or cut off.
+    read. Raises DamagedInputError for a file that is damaged or cut off.
     """
     with on_disk(file) as path:
         yield from picked(records(file.place, _batches(path, file.place), columns), fields)
@@ -40,4 +40,4 @@ def _batches(path: Path, place: str) -> Iterator[pa.RecordBatch]:
             stream.seek(0)
             yield from pa.ipc.open_stream(stream)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{place}: cannot be read as Arrow: {' '.join(str(error).split())}") from error
+            raise DamagedInputError(f"{place}: cannot be read as Arrow: {' '.join(str(error).split())}") from error

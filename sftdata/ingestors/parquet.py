@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from sftdata.errors import DataError
+from sftdata.errors import DamagedInputError
 from sftdata.ingestors._arrow_rows import BATCH_ROWS, on_disk, records
 from sftdata.ingestors._json_paths import picked
 from sftdata.records import Bad, Record
@@ -21,7 +21,7 @@ def parquet(
     """Read the rows of a Parquet file; `columns` keeps some of its columns, `fields` takes fields by paths.
 
     Numbers, truth values, texts, lists and structs stay what they are; dates and times become ISO 8601 text, decimals text,
-    binary values hexadecimal digits. A row with text that is not UTF-8 is bad. Raises DataError for a file that is damaged.
+    binary values hexadecimal digits. A row with text that is not UTF-8 is bad. Raises DamagedInputError.
     """
     import pyarrow.parquet as pq
 
@@ -29,7 +29,7 @@ def parquet(
         try:
             opened = pq.ParquetFile(path, page_checksum_verification=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file.place}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
+            raise DamagedInputError(f"{file.place}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
         with opened:
             known = opened.schema_arrow.names
             wanted = columns if columns is None or set(columns) <= set(known) else None
