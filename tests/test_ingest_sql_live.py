@@ -177,12 +177,72 @@ def test_sqlite_by_url_goes_through_ingest(tmp_path: Path) -> None:
     [
         ("postgresql://u:secret@h/db", r"postgresql://u:\*\*\*@h/db: write no password here; name a variable"),
         ("postgresql://u:${SFTDATA_NO_SUCH}@h/db", "the variable SFTDATA_NO_SUCH is not set"),
+        ("postgresql://u:secret@h:port/db", r"postgresql://u:\*\*\*@h:port/db: cannot be read as a URL"),
+        ("postgresql+pg8000://h/db", r"its driver is not installed \(No module named 'pg8000'\); leave out what"),
+        ("mariadb+nothing://h/db", "its driver is not installed"),
+        ("sqlite://", "sqlite://: no such file; write sqlite:///relative/path.db"),
+        ("sqlite:///nowhere.db", "no such file"),
         ("oracle://u@h/db", "no such kind of database; known: mariadb, mysql, postgresql, sqlite"),
     ],
 )
 def test_addresses_that_cannot_be_used_are_errors(tmp_path: Path, address: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         read(address, tmp_path, table="posts")
+
+
+@pytest.mark.parametrize("server", ["postgresql_url", "mariadb_url"])
+def test_wrong_accounts_databases_and_queries_are_one_line(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(server)
+    host = url.partition("@")[2].rpartition("/")[0]
+    kind = url.partition(":")[0]
+    for address in (f"{kind}://nobody@{host}/{url.rpartition('/')[2]}", f"{url}_not", f"{kind}://root@127.0.0.1:1/x"):
+        with pytest.raises(DataError, match=r"^[^\n]*: cannot be read: [^\n]*$"):
+            read(address, tmp_path, table="posts")
+    for query, error in ((" ; ", RecipeError), ("SELECT 1 AS a, 2 AS a", RecipeError), ("SELECT 1; SELECT 2", DataError)):
+        with pytest.raises(error, match=r"^[^\n]*$"):
+            read(url, tmp_path, query=query)
+    assert fields(read(url, tmp_path, query="SELECT ':x %s' AS a;")) == [{"a": ":x %s"}]
+
+
+def test_postgresql_dates_that_python_has_not_and_tables_named_with_dots_come_back(postgresql_url: str, tmp_path: Path) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql_url) as connection:
+        connection.execute('CREATE TABLE "odd.name" (d date PRIMARY KEY, "%(x)s" int)')
+        connection.execute("INSERT INTO \"odd.name\" VALUES ('infinity', 1), ('0044-03-15 BC', 2), ('2020-01-01', 3)")
+    rows = fields(read(postgresql_url, tmp_path, table="odd.name"))
+    assert [row["d"] for row in rows] == ["0044-03-15 BC", "2020-01-01", "infinity"]
+    with psycopg.connect(postgresql_url) as connection:
+        connection.execute('DROP TABLE "odd.name"')
+
+
+def test_server_that_goes_away_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why := why_missing("mariadbd", "mariadb-install-db"):
+        pytest.skip(f"MariaDB: {why}")
+    import pymysql
+
+    (tmp_path / "server").mkdir()
+    with mariadb(tmp_path / "server") as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        connect = {"host": "127.0.0.1", "port": port, "user": "root", "database": "forum", "autocommit": True}
+        with pymysql.connect(**connect) as connection:
+            connection.cursor().execute("CREATE TABLE t AS SELECT seq AS a, repeat('x', 1000) AS b FROM seq_1_to_50000")
+        stored, num = _sql_live._stored, 0
+
+        def slowly(value: Any) -> Any:
+            nonlocal num
+            num += 1
+            if num == 5000:
+                with pymysql.connect(**connect) as other, other.cursor() as cursor:
+                    cursor.execute("SHUTDOWN")
+            return stored(value)
+
+        monkeypatch.setattr(_sql_live, "_stored", slowly)
+        with pytest.raises(DataError, match=r"cannot be read: [^\n]*Lost connection"):
+            ingest(url, format="sql", out=tmp_path / "out", work_dir=tmp_path / "work", options={"table": "t"})
+    assert num >= 5000 and not (tmp_path / "out").exists() and list((tmp_path / "work" / "remote").iterdir()) == []
 
 
 def test_query_needs_a_live_database_and_stands_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
@@ -23,6 +24,7 @@ _PAGE_ROWS = 5000
 """Rows of one range of keys."""
 _FETCHED_ROWS = 500
 """Rows that are held at a time."""
+_CONNECT_SECONDS = 30
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
@@ -31,6 +33,9 @@ _DRIVERS = {
 }
 ADDRESSES = tuple(f"{name}{mark}" for name in (*_DRIVERS, "sqlite") for mark in ("+", "://"))
 """How the URLs of databases begin: with the kind, or with kind and driver."""
+_COLON = re.compile(r"(?<![:\w\\]):(?=\w)")
+"""What SQLAlchemy takes for the beginning of a parameter's name."""
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -60,12 +65,16 @@ def copy(address: str, folder: Path, asked: Asked) -> None:
     shown = url.render_as_string(hide_password=True)
     target = folder / f"{Path(url.database or 'database').stem}.sqlite"
     try:
-        engine = sqlalchemy.create_engine(url, **_options(url), poolclass=sqlalchemy.NullPool)
+        engine = sqlalchemy.create_engine(url, **_options(url), poolclass=sqlalchemy.NullPool, pool_reset_on_return=None)
         with engine.connect().execution_options(stream_results=True) as connection, closing(sqlite3.connect(target)) as store:
+            _keep_dates_as_text(connection)
             store.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
             for name, columns, rows in _tables(connection, asked, shown):
                 _store(store, name, columns, rows)
             store.commit()
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+        cure = 'leave out what follows the +, and run pip install "sftdata[sql]"'
+        raise RecipeError(f"{shown}: its driver is not installed ({error}); {cure}") from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         why = getattr(error, "orig", None) or error
         raise DataError(f"{shown}: cannot be read: {' '.join(str(why).split())[:300]}") from error
@@ -80,11 +89,14 @@ def _url(address: str) -> Any:
         if isinstance(written.password, str) and not _VARIABLE.search(written.password):
             raise RecipeError(f"{written.render_as_string()}: write no password here; name a variable: user:${{PASSWORD}}@host")
         url = sqlalchemy.make_url(_VARIABLE.sub(_variable, address))
-    except sqlalchemy.exc.ArgumentError as error:
-        raise RecipeError(f"{address}: cannot be read as a URL: {error}") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        shown = _PASSWORD.sub("***", address)
+        raise RecipeError(f"{shown}: cannot be read as a URL: {_PASSWORD.sub('***', str(error))}") from error
     scheme, plus, _ = url.drivername.partition("+")
     if url.get_backend_name() not in ("postgresql", "mysql", "mariadb", "sqlite") and scheme not in _DRIVERS:
         raise RecipeError(f"{address}: no such kind of database; known: mariadb, mysql, postgresql, sqlite")
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise RecipeError(f"{address}: no such file; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
     return url if plus else url.set(drivername=_DRIVERS.get(scheme, scheme))
 
 
@@ -104,8 +116,18 @@ def _options(url: Any) -> dict[str, Any]:
         return {"creator": lambda: sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)}
     options: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
     if url.get_backend_name() == "postgresql":
-        return {**options, "execution_options": {"postgresql_readonly": True}}
+        arguments = {"connect_timeout": _CONNECT_SECONDS} if "connect_timeout" not in url.query else {}
+        return {**options, "execution_options": {"postgresql_readonly": True}, "connect_args": arguments}
     return {**options, "connect_args": {"init_command": "SET SESSION TRANSACTION READ ONLY"}}
+
+
+def _keep_dates_as_text(connection: Any) -> None:
+    """Let PostgreSQL's dates and times come as it writes them: Python has none before year 1, past 9999 or infinite."""
+    if connection.dialect.driver == "psycopg":
+        from psycopg.types.string import TextLoader
+
+        for name in ("date", "timestamp", "timestamptz", "time", "timetz", "interval"):
+            connection.connection.dbapi_connection.adapters.register_loader(name, TextLoader)
 
 
 Table = tuple[str, dict[str, str], Iterator[Sequence[Any]]]
@@ -116,27 +138,40 @@ def _tables(connection: Any, asked: Asked, shown: str) -> Iterator[Table]:
     import sqlalchemy
 
     if asked.query is not None:
-        result = connection.execute(sqlalchemy.text(asked.query))
-        names = list(result.keys())
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double is not None:
-            raise RecipeError(f"query: gives two columns {double!r}; name one of them with AS")
-        yield QUERY_TABLE, dict.fromkeys(names, ""), _fetched(result)
+        with connection.execute(sqlalchemy.text(_COLON.sub(r"\\:", asked.query.strip().rstrip(";")))) as result:
+            names = list(result.keys()) if result.returns_rows else []
+            if not names:
+                raise RecipeError("query: gives no columns")
+            double = next((name for name in names if names.count(name) > 1), None)
+            if double is not None:
+                raise RecipeError(f"query: gives two columns {double!r}; name one of them with AS")
+            yield QUERY_TABLE, dict.fromkeys(names, ""), _fetched(result)
         return
     inspector = sqlalchemy.inspect(connection)
     wanted = [name for name in (asked.table, asked.joined) if name is not None] or sorted(inspector.get_table_names())
     for name in wanted:
-        schema, _, bare = name.rpartition(".")
-        known = inspector.get_table_names(schema=schema or None)
-        if bare not in known:
-            raise DataError(f"{shown}: no table {name!r}{suggest(bare, known)}")
-        table = sqlalchemy.Table(bare, sqlalchemy.MetaData(), schema=schema or None, autoload_with=connection)
+        table = _reflected(inspector, name, shown)
         for column in table.columns:
             if isinstance(column.type, sqlalchemy.Float):
                 column.type.asdecimal = False  # else MySQL's doubles come rounded to ten places
         where = asked.where if asked.joined is None else None
         kinds = {column.name: "BOOLEAN" if isinstance(column.type, sqlalchemy.Boolean) else "" for column in table.columns}
         yield name, kinds, _rows(connection, table, where)
+
+
+def _reflected(inspector: Any, name: str, shown: str) -> Any:
+    """Return a table as the server describes it; a dot parts schema and table where no table has it in its name."""
+    import sqlalchemy
+
+    known, schema, bare = inspector.get_table_names(), "", name
+    if name not in known and "." in name:
+        schema, _, bare = name.rpartition(".")
+        known = inspector.get_table_names(schema=schema)
+    if bare not in known:
+        raise DataError(f"{shown}: no table {name!r}{suggest(bare, known)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)  # types that it does not know come as the driver gives them
+        return sqlalchemy.Table(bare, sqlalchemy.MetaData(), schema=schema or None, autoload_with=inspector.bind)
 
 
 def _rows(connection: Any, table: Any, where: Where | None) -> Iterator[Sequence[Any]]:
@@ -193,8 +228,21 @@ def _narrowed(select: Any, table: Any, comparison: Comparison) -> Any:
 
 
 def _fetched(result: Any) -> Iterator[Sequence[Any]]:
-    for rows in result.partitions(_FETCHED_ROWS):
-        yield from rows
+    with result:
+        try:
+            for rows in result.partitions(_FETCHED_ROWS):
+                yield from rows
+        except Exception:
+            _let_go(result)
+            raise
+
+
+def _let_go(result: Any) -> None:
+    """Let pymysql read no more from a server that is gone: it would when the result is deleted, and print why it cannot."""
+    unread: Any = getattr(result.cursor, "_result", None)
+    if getattr(unread, "unbuffered_active", False):
+        unread.unbuffered_active = False
+        unread.connection._result = None
 
 
 def _store(store: sqlite3.Connection, name: str, columns: dict[str, str], rows: Iterator[Sequence[Any]]) -> None:

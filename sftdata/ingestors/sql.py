@@ -83,6 +83,8 @@ def fetch(
     """Copy what is asked of a live database into a SQLite file in `folder`."""
     if query is not None and (table is not None or join is not None):
         raise RecipeError("query: stands alone; write table and join into it")
+    if query is not None and not query.strip(" \t\r\n;"):
+        raise RecipeError("query: is empty; write a SELECT")
     joined_table = read_join(table, join).right if join is not None else None
     asked = Asked(table, query, Where(where) if where is not None and query is None else None, joined_table)
     copy(address, folder, asked)
