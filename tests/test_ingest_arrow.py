@@ -156,3 +156,38 @@ def test_saved_dataset_is_read_by_slices_joined(tmp_path: Path) -> None:
 def test_dataset_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: cannot be opened as a dataset: "):
         ingest(tmp_path / "nowhere", format="dataset", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_newer_layouts_of_arrow_are_read_as_the_older_ones(tmp_path: Path, form: str) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array([b"\x01"]))
+    views = {"list": pa.array([[b"\xff"], None], pa.list_view(pa.binary())), "text": pa.array(["v", None], pa.string_view())}
+    table = pa.table({**views, "runs": runs, "nano": pa.array([1, None], pa.timestamp("ns", "UTC"))})
+    rows = read(write(tmp_path, table, form))
+    assert [row.fields for row in rows if isinstance(row, Record)] == [
+        {"list": ["ff"], "text": "v", "runs": "01", "nano": "1970-01-01T00:00:00.000000001+00:00"},
+        {"list": None, "text": None, "runs": "01", "nano": None},
+    ]
+
+
+@pytest.mark.parametrize("form", ["parquet", "stream"])
+def test_date_past_the_calendar_is_bad_alone(tmp_path: Path, form: str) -> None:
+    rows = read(write(tmp_path, pa.table({"a": ["x", "y"], "far": pa.array([2**52, 0], pa.timestamp("ms"))}), form))
+    assert [row.reason if isinstance(row, Bad) else row.fields["a"] for row in rows] == ["encoding", "y"]
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [("train[:10%]", [0]), ("train[8:]+test", [8, 9, 100]), ("nowhere", "Unknown split"), ("train[:x]", "Unrecognized")],
+)
+def test_slices_of_a_saved_dataset_that_cannot_be_are_one_line(tmp_path: Path, split: str, wanted: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+    parts = {"train": datasets.Dataset.from_dict({"n": list(range(10))}), "test": datasets.Dataset.from_dict({"n": [100]})}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    if isinstance(wanted, str):
+        with pytest.raises(DataError, match=rf"saved: cannot be opened as a dataset: [^\n]*{wanted}[^\n]*$"):
+            ingest(tmp_path / "saved", format="dataset", out=tmp_path / "out", options={"split": split})
+    else:
+        result = ingest(tmp_path / "saved", format="dataset", out=tmp_path / "out", options={"split": split})
+        table = pa.ipc.open_stream((result.folder / "documents" / "data-00000-of-00001.arrow").read_bytes()).read_all()
+        assert table.column("n").to_pylist() == [str(number) for number in wanted]

@@ -84,27 +84,32 @@ def _values(column: pa.Array) -> list[Any]:
     return values if convert is None else [value if value is None else convert(value) for value in values]
 
 
+_LISTS = (
+    pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view
+)  # fmt: skip
+_BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_PLAIN = (*_TEXTS, pa.types.is_boolean, pa.types.is_integer, pa.types.is_null)
+
+
 def _converter(kind: pa.DataType) -> Convert | None:
     """Return what makes a value of a type one of JSON; None where it is one."""
     types = pa.types
     if isinstance(kind, pa.ExtensionType):
         return _converter(kind.storage_type)
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return _converter(kind.value_type)
     if types.is_struct(kind):
         return _object([(field.name, _converter(field.type)) for field in kind])
     if types.is_map(kind):
         return _map(_converter(kind.key_type), _converter(kind.item_type))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if any(is_list(kind) for is_list in _LISTS):
         return _list(_converter(kind.value_type))
     if types.is_floating(kind):
         return lambda value: value if value - value == 0 else str(value)
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if any(is_binary(kind) for is_binary in _BINARIES):
         return lambda value: value.hex()
-    plain = types.is_boolean(kind) or types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
-    if plain or types.is_null(kind):
-        return None
-    return _text
+    return None if any(is_plain(kind) for is_plain in _PLAIN) else _text
 
 
 def _object(fields: list[tuple[str, Convert | None]]) -> Convert:

@@ -28,7 +28,10 @@ def fetch(
     except ImportError as error:
         raise RecipeError('reading a dataset needs the library datasets: pip install "sftdata[hub]"') from error
 
+    if address == HUB:
+        raise RecipeError(f"{address}: names no dataset; write hub:org/name")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is one line of ours
     try:
         opened = _opened(address, folder / "cache", split, name, revision)
     except Exception as error:  # whatever a loader, the network or the library raises
