@@ -358,6 +358,13 @@ def test_sql_text_that_is_no_text_makes_its_row_bad(tmp_path: Path, value: str) 
     assert [row.reason if isinstance(row, Bad) else "" for row in found] == ["", "encoding", ""]
 
 
+def test_sql_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    created = b"CREATE TABLE `a\xff` (`\xe4` text);\nINSERT INTO `a\xff` VALUES (0x78);\n"
+    dump = MYSQL_HEAD.encode() + created + b"INSERT INTO `\xfe` (`\xfd`) VALUES (1);\n"
+    rows = read(tmp_path, dump)
+    assert rows == [Record("a\\xff/0", {"\\xe4": "78"}), Record("\\xfe/0", {"\\xfd": 1})]
+
+
 def test_sql_halves_of_a_character_belong_together(tmp_path: Path) -> None:
     assert values(read(tmp_path, POSTGRESQL_HEAD + "INSERT INTO t (a) VALUES (E'\\uD83D\\uDE00');\n")) == [["😀"]]
 

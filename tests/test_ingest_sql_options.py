@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftdata.errors import DataError, RecipeError
+from sftdata.errors import DamagedInputError, DataError, RecipeError
 from sftdata.ingestors._sql_where import Where
 from sftdata.ingestors.sql import sniff, sql
 from sftdata.records import Bad, Record
@@ -88,6 +88,18 @@ def test_where_that_is_no_simple_comparison_is_an_error(where: str) -> None:
 
 
 TEXTS = st.text(st.sampled_from("ab'"), max_size=2)
+
+
+@pytest.mark.parametrize("name", [b"table_t", b"column_c"])
+def test_sqlite_name_that_is_no_text_is_one_line(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "a.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE table_t (column_c)")
+        connection.execute("INSERT INTO table_t VALUES (1)")
+        connection.commit()
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(DamagedInputError, match=r"a\.sqlite: table '[^\n]*' cannot be read: 'utf-8' codec"):
+        list(sql(InputFile(path, path.name)))
 
 
 @settings(max_examples=200, deadline=None)

@@ -53,7 +53,7 @@ class Database:
                 chosen = selection.apply(fields)
                 if chosen is not None:
                     yield _record(f"{table}/{number}", chosen)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # a name that is not UTF-8 is none that SQLite can be asked for
             raise DamagedInputError(f"{self._file.path}: table {table!r} cannot be read: {error}") from error
 
 

@@ -27,7 +27,8 @@ class Table(NamedTuple):
 
 
 def bare(identifier: str) -> str:
-    """Return an identifier without its quotes."""
+    """Return an identifier without its quotes; bytes in it that are no text as digits, `\\xff`."""
+    identifier = identifier.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     quote = identifier[0]
     if quote == "[":
         return identifier[1:-1]
