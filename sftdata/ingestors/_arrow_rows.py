@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,10 @@ def _raw(batch: pa.RecordBatch) -> bytes:
     found = []
     for column in batch.columns:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            found += column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary()).to_pylist()
+            raw = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
+            with suppress(pa.ArrowException):
+                raw.validate(full=True)  # whether its offsets lead anywhere
+                found += raw.to_pylist()
     return b"\n".join(value for value in found if value)
 
 
