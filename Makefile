@@ -57,6 +57,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/rebuild.py
 	$(BIN)/python benchmarks/slop.py
 	$(BIN)/python benchmarks/html_pages.py
+	$(BIN)/python benchmarks/ingest.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis documents shards models

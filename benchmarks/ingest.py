@@ -1,16 +1,17 @@
 """The ingestors beside the libraries that read the same formats, on the same generated files, as a table of ratios.
 
-    python benchmarks/ingest.py [--megabytes 60] [--rounds 5] [--flat 256]
+    python benchmarks/ingest.py [--megabytes 60] [--rounds 5] [--flat 128] [--full]
 
 Each side runs in turn in this process and is timed in CPU seconds; the table shows the median speeds and the median of each
 round's ratio. Our side yields every record with its id and puts broken ones aside; the other side only parses:
 
+- HTML: trafilatura's default, on the pages of `html_pages.py`, with the F1 of both; left out where the pages are not there.
 - JSON Lines: orjson, line by line, on a file of chat records.
 - CSV: pandas' C engine, all cells text (`dtype=str, keep_default_na=False`), in chunks of 20,000 rows, its fastest way.
 - SQL dumps: sqlparse, on the first part of the same dump, since it needs seconds a megabyte.
 
-Then it prints how the same files pass through a whole `sftdata ingest`, and, with --flat, the peak memory of reading a dump of
-that many megabytes whose lines have 16 MB, beside that of reading one of 32 MB.
+Then it prints how the same files pass through a whole `sftdata ingest`, and the peak memory of reading a dump of --flat MB
+(1,024 with --full) whose lines have 16 MB, beside that of reading one of 32 MB.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import html_pages
+
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("orjson", "pandas", "sqlparse", "pyarrow")
+LIBRARIES = ("orjson", "pandas", "pyarrow", "sqlparse", "trafilatura", "turbohtml")
 WORDS = tuple(
     str.split(
         "the palace keeper asked who had lit the lamps before dawn and nobody in the long hall would answer her plainly "
@@ -195,7 +198,21 @@ def compare(name: str, mine: Side, other: Side, num_rounds: int) -> None:
     speeds = [(speed(mine), speed(other)) for _ in range(num_rounds)]
     ratio = statistics.median(mine / other for mine, other in speeds)
     fast, slow = (statistics.median(column) for column in zip(*speeds, strict=True))
-    print(f"| {name} | {fast:,.0f} | {other.name} | {slow:,.1f} | {ratio:,.2f} |", flush=True)
+    print(f"| {name} | {fast:,.0f} MB | {other.name} | {slow:,.2f} MB | {ratio:,.2f} |", flush=True)
+
+
+def compare_pages(num_rounds: int) -> None:
+    """Print the lines of the table for HTML: F1 and pages a second."""
+    if not (html_pages.FOLDER / "ground-truth.json").is_file():
+        print("| HTML | the pages are not here | | | |")
+        return
+    modes = {f"HTML, {mode}": f"sftdata mode: {mode}" for mode in ("main", "main_fast")}
+    measured = html_pages.measure(html_pages.FOLDER, ["trafilatura", *modes.values()], num_rounds)
+    cells = {name: f"{found.pages_per_second:,.0f} pages, F1 {found.f1:.4f}" for name, found in measured.items()}
+    slow = measured["trafilatura"].pages_per_second
+    for label, name in modes.items():
+        ratio = measured[name].pages_per_second / slow
+        print(f"| {label} | {cells[name]} | trafilatura | {cells['trafilatura']} | {ratio:,.2f} |", flush=True)
 
 
 def whole_ingest(format: str, path: Path, folder: Path) -> None:
@@ -224,7 +241,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=60, help="size of each file (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="readings of each side (default: %(default)s)")
-    parser.add_argument("--flat", type=int, default=0, help="megabytes of the dump whose memory is measured (default: none)")
+    parser.add_argument("--flat", type=int, default=128, help="megabytes of the dump whose memory is measured (default: 128)")
+    parser.add_argument("--full", action="store_true", help="measure memory on a dump of 1 GB")
     arguments = parser.parse_args()
     versions: Any = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; {versions}\n")
@@ -236,9 +254,10 @@ def main() -> None:
         whole_table(folder / "whole.csv", folder / "faq.csv")
         dump(folder / "faq.sql", size, 50)
         copy_dump(folder / "copy.sql", size)
-        print("| Format | sftdata, MB per CPU second | beside | MB per CPU second | ratio |")
+        print("| Format | sftdata, per CPU second | beside | per CPU second | ratio |")
         print("| --- | ---: | --- | ---: | ---: |")
         rounds = arguments.rounds
+        compare_pages(rounds)
         compare("JSON Lines", ours("jsonl", folder / "chat.jsonl"), orjson_lines(folder / "chat.jsonl"), rounds)
         compare("CSV", ours("csv", folder / "faq.csv"), pandas_chunks(folder / "whole.csv"), rounds)
         beside = sqlparse_statements(folder / "faq.sql", MB // 2)
@@ -247,11 +266,11 @@ def main() -> None:
         print()
         for format, file in (("jsonl", "chat.jsonl"), ("csv", "faq.csv"), ("sql", "faq.sql")):
             whole_ingest(format, folder / file, folder)
-        if arguments.flat:
-            dump(folder / "small.sql", 32 * MB, 32_000)
-            dump(folder / "large.sql", arguments.flat * MB, 32_000)
-            small, large = peak_memory(folder / "small.sql"), peak_memory(folder / "large.sql")
-            print(f"\npeak memory, lines of 16 MB: {small:,.0f} MB on a dump of 32 MB, {large:,.0f} on {arguments.flat} MB")
+        num_megabytes = 1024 if arguments.full else arguments.flat
+        dump(folder / "small.sql", 32 * MB, 32_000)
+        dump(folder / "large.sql", num_megabytes * MB, 32_000)
+        small, large = peak_memory(folder / "small.sql"), peak_memory(folder / "large.sql")
+        print(f"\npeak memory, lines of 16 MB: {small:,.0f} MB on a dump of 32 MB, {large:,.0f} on {num_megabytes} MB")
 
 
 if __name__ == "__main__":
