@@ -34,7 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 fuzz: $(VENV)/.dev
 	SFTDATA_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest -q tests/test_templates_jinja.py -k oracle

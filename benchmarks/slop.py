@@ -137,8 +137,9 @@ def phrase_pack(num_phrases: int) -> Pack:
     while len(phrases) < num_phrases:
         phrases[" ".join(source.sample(words, source.randint(2, 4)))] = None
     common: dict[str, Any] = {
-        "category": "style_slop", "kind": "literal", "regex": None, "beside": None, "sentences": 1, "boundary": "word", "where": "anywhere",
-        "roles": (), "severity": 1.0, "action": "flag", "weight": 0.3, "density": 0.0, "source": "", "must_fire": (),
+        "category": "style_slop", "kind": "literal", "regex": None, "beside": None, "sentences": 1,
+        "boundary": "word", "where": "anywhere", "roles": (),
+        "severity": 1.0, "action": "flag", "weight": 0.3, "density": 0.0, "source": "", "must_fire": (),
         "must_not_fire": (),
     }  # fmt: skip
     rules = tuple(Rule(id=f"made.{number}", patterns=(phrase,), **common) for number, phrase in enumerate(phrases))

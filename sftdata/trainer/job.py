@@ -55,7 +55,7 @@ def prepare(shards_folder: Path, settings: TrainSettings, report: Report, group:
     """Open and verify the shards and work out what the run will do. Raises DamagedError, DataError, TrainingError."""
     report = group.voice(report)
     if group.sharded and settings.adapter == "qlora":
-        raise TrainingError("train.adapter: qlora does not train under FSDP; start one process a GPU without it, or adapter: lora")
+        raise TrainingError("train.adapter: qlora does not train under FSDP; start one process a GPU without it, or use lora")
     shards = open_verified(shards_folder) if group.is_main else open_shards(shards_folder)
     group.wait()
     split = shards.splits.get("train")
