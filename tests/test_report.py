@@ -251,3 +251,10 @@ def test_record_of_another_kind_is_refused(small: Path) -> None:
     assert "Time" in report.report_page(shards, run)
     with pytest.raises(sftdata.DamagedError, match=r"run\.json"):
         report.report_page(shards, {"seconds": 1.0})
+
+
+def test_many_buckets_share_bars() -> None:
+    tokens = [np.arange(1, 1002), np.full(1001, 7)]
+    page = figures.bucket_figure(tokens)
+    assert "6 to a bar" in page and page.count("<path") < 1000
+    assert "to a bar" not in figures.bucket_figure([column[:200] for column in tokens])

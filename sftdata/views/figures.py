@@ -168,12 +168,19 @@ def fill_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
         return _svg(figure, "How full the rows are, from the fullest to the emptiest")
 
 
+MAX_BARS = 200
+"""Bars of a figure: of thousands none could be seen, and drawing them would take longer than the build."""
+
+
 def bucket_figure(tokens: Sequence[npt.NDArray[np.int64]]) -> str:
     """Return the share of every source in the tokens of each bucket. tokens: for each source, (buckets,).
 
-    The caller's legend names the sources, in this order, in the colours of `category_colour`.
+    Of more than `MAX_BARS` buckets neighbours share a bar. The caller's legend names the sources, in this order, in the colours
+    of `category_colour`.
     """
-    counts = np.array(tokens, dtype=np.float64)
+    num_buckets = len(tokens[0])
+    together = -(-num_buckets // MAX_BARS)
+    counts = np.add.reduceat(np.array(tokens, dtype=np.float64), np.arange(0, num_buckets, together), axis=1)
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     bottom = np.cumsum(shares, axis=0) - shares
     with _figure(1.9) as (figure, axis):
@@ -184,7 +191,7 @@ def bucket_figure(tokens: Sequence[npt.NDArray[np.int64]]) -> str:
         axis.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, 1), yticks=[0, 0.5, 1])
         axis.yaxis.set_major_formatter("{x:.0%}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("buckets, in the order of training")
+        axis.set_xlabel("buckets, in the order of training" + (f", {together} to a bar" if together > 1 else ""))
         axis.set_ylabel("share of tokens")
         return _svg(figure, "Share of every source in the tokens of each bucket")
 
