@@ -7,6 +7,8 @@ from functools import partial
 from itertools import count, repeat
 from typing import Any
 
+import numpy as np
+
 from sftdata.errors import RecipeError
 from sftdata.ingestors._encoding import BLOCK, original_bytes, stream_encoding, text_encoding, utf8_blocks
 from sftdata.ingestors._json_keys import MAX_BYTES, read_together
@@ -20,7 +22,8 @@ from sftdata.sources import InputFile, Piece, bare_suffix
 PIECE_BYTES = 4 << 20
 """A file of JSON Lines is cut at the first line feed after each so many bytes, unless it is told: whatever the workers."""
 
-_MAY_BE_BLANK = (b"\n\n", b"\n ", b"\n\t", b"\n\r", b"\n\v", b"\n\f")
+LINE_FEED = 10
+BLANKS = tuple(b" \t\n\r\v\f")
 
 
 def line_pieces(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | None = None, **_: Any) -> list[Piece]:
@@ -42,17 +45,20 @@ def line_pieces(file: InputFile, *, encoding: str = "utf-8", piece_mib: int | No
             data += stream.readline()
             pieces.append(Piece(start, len(data), num_records, num_lines))
             start += len(data)
-            lines = data.count(b"\n")
+            lines, blank = _count_lines(data)
             num_lines += lines
-            num_records += lines - _num_blank_lines(data)
+            num_records += lines - blank
     return pieces
 
 
-def _num_blank_lines(data: bytes) -> int:
-    """Return how many of the lines that end in `data` are blank."""
-    if data[:1].isspace() or any(mark in data for mark in _MAY_BE_BLANK):
-        return sum(not line.strip() for line in data.split(b"\n")[:-1])
-    return 0
+def _count_lines(data: bytes) -> tuple[int, int]:
+    """Return how many lines end in `data`, and how many of these are blank."""
+    characters = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(characters == LINE_FEED)
+    begins = characters[np.append(0, ends[:-1] + 1)] if len(ends) else characters[:0]
+    if np.isin(begins, BLANKS).any():
+        return len(ends), sum(not line.strip() for line in data.split(b"\n")[:-1])
+    return len(ends), 0
 
 
 @ingestor(suffixes=(".jsonl", ".json", ".ndjson"), libraries=("orjson",), pieces=line_pieces)
