@@ -32,7 +32,7 @@ def init(raw: Path, out: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=PLACE)
-@click.option("--format", "format_name", required=True, metavar="html|csv|sql|jsonl|…", help="How the files are read.")
+@click.option("--format", "format_name", required=True, metavar="FORMAT", help="How the files are read: html, csv, sql, jsonl, parquet, arrow, dataset, or module:function.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the format, as select=article.")
 @out_option
 @workers_option
