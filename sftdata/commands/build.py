@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sftdata.recipe_loader import Loaded
 
 
+FORMAT_HELP = "How the files are read: html, csv, sql, jsonl, parquet, arrow, dataset, or module:function."
+
+
 @click.command()
 @click.argument("raw", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The recipe to write; by default RAW's name and .yaml.")
@@ -32,7 +35,7 @@ def init(raw: Path, out: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=PLACE)
-@click.option("--format", "format_name", required=True, metavar="FORMAT", help="How the files are read: html, csv, sql, jsonl, parquet, arrow, dataset, or module:function.")
+@click.option("--format", "format_name", required=True, metavar="FORMAT", help=FORMAT_HELP)
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the format, as select=article.")
 @out_option
 @workers_option
