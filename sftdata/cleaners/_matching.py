@@ -9,7 +9,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,15 +92,13 @@ class Matcher:
         raw_starts = np.cumsum([0, *(len(text) + 1 for text in texts[first:last])])
         bounds = np.searchsorted(view.offsets, raw_starts)
         owners = np.searchsorted(bounds, starts, side="right") - 1
-        grouped: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for owner, *match in zip(*(column.tolist() for column in (owners, *columns)), strict=True):
-            grouped[owner].append(tuple(match))
-        for owner, group in grouped.items():
+        rows = zip(*(column.tolist() for column in (owners, *columns)), strict=True)
+        for owner, group in groupby(rows, itemgetter(0)):
             begin, end, raw = int(bounds[owner]), int(bounds[owner + 1]) - 1, texts[first + owner]
             if owner == last - first - 1:
                 end = len(view.text)
             found: FoundByRule = defaultdict(list)
-            for pattern, match_start, match_end, window_before, window_begin, window_end in group:
+            for _, pattern, match_start, match_end, window_before, window_begin, window_end in group:
                 window = (max(0, window_begin - begin), min(end, window_end) - begin)
                 place = Found(match_start - begin, match_end - begin, window, max(0, window_before - begin))
                 for rule in self.owners[pattern]:
@@ -153,7 +152,7 @@ def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Foun
 def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]:
     """Yield the sentences round places, those that overlap by more than an end mark joined; `wide`: with the one before."""
     begin, end = found[0].before if wide else found[0].window[0], found[0].window[1]
-    for place in found:
+    for place in islice(found, 1, None):
         start, stop = place.before if wide else place.window[0], place.window[1]
         if start < end - 1 or start == begin:
             begin, end = min(begin, start), max(end, stop)
@@ -165,6 +164,10 @@ def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]
 
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
+    if len(found) == 1 and rule.beside is not None:
+        begin = found[0].before if rule.sentences > 1 else found[0].window[0]
+        if not rule.beside.search(text.text, begin, found[0].window[1]):
+            return []
     if rule.where == "prefix":
         found = [place for place in found if place.start < text.prefix_end]
         if not found:
