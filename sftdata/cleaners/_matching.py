@@ -49,7 +49,9 @@ class Found(NamedTuple):
 
     start: int
     end: int
-    window: tuple[int, int]
+    begin: int
+    """Of the sentence, with the mark before it."""
+    stop: int
     before: int
     """Where the sentence before that one starts."""
 
@@ -88,19 +90,20 @@ class Matcher:
         if not matches:
             return
         patterns, starts, ends = np.array(matches, dtype=np.int64).T
-        columns = (patterns, starts, ends, *_windows(view.text, starts, ends))
         raw_starts = np.cumsum([0, *(len(text) + 1 for text in texts[first:last])])
         bounds = np.searchsorted(view.offsets, raw_starts)
         owners = np.searchsorted(bounds, starts, side="right") - 1
-        rows = zip(*(column.tolist() for column in (owners, *columns)), strict=True)
-        for owner, group in groupby(rows, itemgetter(0)):
+        origins, limits = bounds[owners], np.append(bounds[1:-1] - 1, len(view.text))[owners]
+        befores, begins, stops = _windows(view.text, starts, ends)
+        columns = (starts, ends, np.maximum(begins, origins), np.minimum(stops, limits), np.maximum(befores, origins))
+        placed = (column.tolist() for column in (owners, patterns, *(column - origins for column in columns)))
+        for owner, group in groupby(zip(*placed, strict=True), itemgetter(0)):
             begin, end, raw = int(bounds[owner]), int(bounds[owner + 1]) - 1, texts[first + owner]
             if owner == last - first - 1:
                 end = len(view.text)
             found: FoundByRule = defaultdict(list)
-            for _, pattern, match_start, match_end, window_before, window_begin, window_end in group:
-                window = (max(0, window_begin - begin), min(end, window_end) - begin)
-                place = Found(match_start - begin, match_end - begin, window, max(0, window_before - begin))
+            for _, pattern, *place_in_text in group:
+                place = Found._make(place_in_text)
                 for rule in self.owners[pattern]:
                     found[rule].append(place)
             yield first + owner, Text(raw, view.text[begin:end], view.offsets[begin:end], int(raw_starts[owner])), found
@@ -151,9 +154,9 @@ def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Foun
 
 def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]:
     """Yield the sentences round places, those that overlap by more than an end mark joined; `wide`: with the one before."""
-    begin, end = found[0].before if wide else found[0].window[0], found[0].window[1]
+    begin, end = found[0].before if wide else found[0].begin, found[0].stop
     for place in islice(found, 1, None):
-        start, stop = place.before if wide else place.window[0], place.window[1]
+        start, stop = place.before if wide else place.begin, place.stop
         if start < end - 1 or start == begin:
             begin, end = min(begin, start), max(end, stop)
         else:
@@ -165,8 +168,8 @@ def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
     if len(found) == 1 and rule.beside is not None:
-        begin = found[0].before if rule.sentences > 1 else found[0].window[0]
-        if not rule.beside.search(text.text, begin, found[0].window[1]):
+        begin = found[0].before if rule.sentences > 1 else found[0].begin
+        if not rule.beside.search(text.text, begin, found[0].stop):
             return []
     if rule.where == "prefix":
         found = [place for place in found if place.start < text.prefix_end]
