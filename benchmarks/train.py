@@ -2,7 +2,14 @@
 
     python benchmarks/train.py [--shape 1b] [--steps 20] [--micro-batch-size 4] [--length 4096]
 
-Needs torch, transformers, accelerate, pyarrow, xxhash and orjson. Documents are made of random tokens whose lengths are drawn
+Needs torch, transformers, accelerate, peft, pyarrow, and two small packages, xxhash and orjson. On a machine without a network
+that lacks these or trl, lay wheels beside the repository before (for Python 3.12):
+
+    pip download -d wheels --only-binary=:all: --python-version 3.12 --no-deps \\
+        xxhash orjson trl datasets dill multiprocess pandas
+    pip install --no-deps --no-index wheels/*.whl     # there
+
+Documents are made of random tokens whose lengths are drawn
 like those of instructions (log-normal, median 380 tokens), so that no data set is needed; speed does not depend on what they
 say. One run measures everything on the same model, the same documents and the same device; TRL's SFTTrainer with packing joins
 in where trl is installed. Prints one Markdown table.
@@ -110,7 +117,11 @@ def write_shards(folder: Path, rows: Iterable[list[np.ndarray]], *, packed: bool
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<unk>")
     fast.save_pretrained(str(folder / "tokenizer"))
     split = {"columns": columns, "rows": len(rows), "files": [name], "bucket_rows": [len(rows)]}
-    manifest = {"format_version": schemas.FORMAT_VERSION, "name": "benchmark", "splits": {"train": split}, "files": []}
+    files = [
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "xxh3": storage.file_digest(path)}
+        for path in sorted(folder.rglob("*")) if path.is_file()
+    ]
+    manifest = {"format_version": schemas.FORMAT_VERSION, "name": "benchmark", "splits": {"train": split}, "files": files}
     storage.write_bytes(folder / shards.MANIFEST, sealing.sealed(manifest))
     return folder
 

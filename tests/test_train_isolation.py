@@ -86,9 +86,14 @@ def test_two_rows_of_unequal_length_are_as_isolated_as_one(split: Split) -> None
             assert torch.allclose(both[place, : len(alone)], alone, atol=1e-4)
 
 
-def chosen(split: Split, collators: Sequence[tuple[str, Collator]], report: Callable[[str], None] = silent) -> str:
-    """Return the backend that a model with sharp attention is left set to."""
+def chosen(
+    split: Split, collators: Sequence[tuple[str, Collator]], report: Callable[[str], None] = silent, dropout: float = 0.0
+) -> str:
+    """Return the backend that a model with sharp attention, and dropout on it, is left set to."""
     model, row = model_like(split, sharp=True), find_probe(split)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = dropout
     assert row is not None
     name = ensure_isolation(model, row, collators, FLOAT32, report)
     assert model.config._attn_implementation == name
@@ -140,6 +145,18 @@ def test_the_kernel_of_torch_is_given_each_document_with_its_borders(split: Spli
     found = measure(model, row, OneRowBatches(), FLOAT32)
     assert abs(found.packed_loss - found.alone_loss) < 1e-4 and found.leak > 100 * found.moved
     assert learns(model, row, OneRowBatches(), FLOAT32)
+
+
+def test_the_kernel_of_torch_is_passed_over_where_attention_has_dropout(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    varlen.register()
+    monkeypatch.setattr(varlen, "kernel", one_document_after_another)
+    backends: list[tuple[str, Collator]] = [("varlen", OneRowBatches()), ("sdpa", PackedBatches(0))]
+    assert chosen(split, backends) == "varlen"
+    lines: list[str] = []
+    assert chosen(split, backends, lines.append, dropout=0.1) == "sdpa"
+    assert lines == ["attention passed over: varlen: it has no attention dropout"]
 
 
 def test_batches_without_borders_go_through_sdpa_and_its_mask(split: Split) -> None:

@@ -181,6 +181,21 @@ def test_flipped_bit_is_found_before_training(tmp_path: Path) -> None:
         run(build, tmp_path / "model", tiny_settings(), silent)
 
 
+def test_a_shard_without_a_checksum_and_a_folder_without_a_build_are_refused(tmp_path: Path) -> None:
+    build = write_build(tmp_path / "build", Build(SPLITS))
+    manifest = json.loads((build / MANIFEST).read_text("utf-8"))
+    assert any(entry["path"].startswith("train/data-") for entry in manifest["files"])
+    manifest["files"] = [entry for entry in manifest["files"] if not entry["path"].startswith("train/data-")]
+    storage.write_bytes(build / MANIFEST, sealed(manifest))
+    with pytest.raises(DamagedError, match=r"train/data-.*arrow: has no checksum in manifest.json"):
+        run(build, tmp_path / "model", tiny_settings(), silent)
+    storage.make_folder(tmp_path / "empty")
+    for folder, words in (("empty", "holds no finished build"), ("nowhere", "no such folder")):
+        with pytest.raises(DataError, match=words) as caught:
+            run(tmp_path / folder, tmp_path / "model", tiny_settings(), silent)
+        assert "\n" not in str(caught.value)
+
+
 def test_without_validation_the_curve_has_none(tmp_path: Path) -> None:
     build = write_build(tmp_path / "build", Build({"train": counting_rows(4), "validation": []}))
     reported: list[str] = []
@@ -202,6 +217,7 @@ def test_without_validation_the_curve_has_none(tmp_path: Path) -> None:
         ([[counting(0, 9)]], {"model": None, "base_model": "absent"}, TrainingError, "hub models|hub are written hub:org/name"),
         ([[counting(0, 9)]], {"attn_implementation": "flash_attention_2"}, TrainingError, "train.attn_implementation"),
         ([[counting(0, 9)]], {"bf16": True}, TrainingError, "no CUDA device with bf16"),
+        ([[counting(0, 9)]], {"fp16": True}, TrainingError, "no CUDA device; leave fp16 out"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(

@@ -134,12 +134,13 @@ def measure(model: Any, row: Row, collator: Collator, precision: Precision) -> I
 
 
 def learns(model: Any, row: Row, collator: Collator, precision: Precision) -> bool:
-    """Return whether one packed row gives finite gradients; none of them is left."""
+    """Return whether one packed row gives finite gradients, with dropout as in training; none of them is left."""
     was_training = model.training
-    model.eval()
+    model.train()
     try:
-        _, loss = logits_and_loss(model, collator([row]), precision)
-        torch.autograd.backward(loss)
+        with torch.random.fork_rng():
+            _, loss = logits_and_loss(model, collator([row]), precision)
+            torch.autograd.backward(loss)
         grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
         return bool(grads) and all(bool(grad.isfinite().all()) for grad in grads)
     finally:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sftdata.errors import DamagedError, DataError, TrainingError
 from sftdata.mask_lint import findings
-from sftdata.shards import Shards, Split, open_shards
+from sftdata.shards import MANIFEST, Shards, Split, open_shards
 from sftdata.trainer.advice import advice
 from sftdata.trainer.model import Precision, base_type, choose_precision, load_tokenizer
 from sftdata.trainer.new_rows import vocabulary
@@ -55,7 +55,7 @@ def prepare(shards_folder: Path, settings: TrainSettings, report: Report, group:
     """Open and verify the shards and work out what the run will do. Raises DamagedError, DataError, TrainingError."""
     report = group.voice(report)
     if group.sharded and settings.adapter == "qlora":
-        raise TrainingError("train.adapter: qlora does not train under FSDP; start one process a GPU without it, or use lora")
+        raise TrainingError("train.adapter: qlora does not train under FSDP; start without it, or take adapter: lora")
     shards = open_verified(shards_folder) if group.is_main else open_shards(shards_folder)
     group.wait()
     split = shards.splits.get("train")
@@ -91,8 +91,13 @@ def _validation(shards: Shards, settings: TrainSettings, report: Report) -> Spli
 
 
 def open_verified(folder: Path) -> Shards:
-    """Open a build after checking every file of it. Raises DamagedError that names what is damaged."""
+    """Open a build after checking every file of it. Raises DamagedError that names what is damaged, or has no checksum."""
     shards = open_shards(folder)
+    listed = {entry["path"] for entry in shards.manifest["files"]}
+    needed = (f"{name}/{file}" for name, split in shards.manifest["splits"].items() for file in split["files"])
+    unverified = next((path for path in needed if path not in listed), None)
+    if unverified is not None:
+        raise DamagedError(f"{shards.folder / unverified}: has no checksum in {MANIFEST}; build the shards again")
     damaged = list(shards.damaged_files())
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""

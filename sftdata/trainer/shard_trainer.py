@@ -193,7 +193,9 @@ class ShardTrainer(Trainer):
         model.eval()
 
         def forward(batch: Batch) -> torch.Tensor:
-            logits: torch.Tensor = model(**self._prepare_inputs(batch), use_cache=False).logits
+            # Where a run only had to be published, the Trainer has not yet made the model compute in 16 bits.
+            with self.accelerator.autocast():
+                logits: torch.Tensor = model(**self._prepare_inputs(batch), use_cache=False).logits
             return logits
 
         return measure(split, rows, collator, forward, size=self.updates.micro_batch_size, group=self.group)

@@ -52,7 +52,7 @@ def varlen_attention(
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return found
     if options.get("dropout"):
-        raise ValueError("varlen has no attention dropout; use attn_implementation: sdpa")
+        raise ValueError("it has no attention dropout")
     kind = query.device.type
     # The rotary positions are float32 and make queries and keys so; autocast does not know this operation.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
