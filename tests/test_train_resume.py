@@ -8,6 +8,7 @@ import re
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_changed_settings_or_data_are_refused_by_name(shards: Path, whole: Train
     other = write_build(tmp_path / "other", Build({**SPLITS, "train": counting_rows(10, first=1)}))
     with pytest.raises(TrainingError, match="the data changed"):
         run(other, out, settings(), silent, resume=True)
+
+
+def test_saving_may_change_unless_validation_decides_something() -> None:
+    plain, best = tiny_settings(save_steps=5), tiny_settings(save_steps=5, load_best_model_at_end=True)
+    for chosen, matters in ((plain, False), (best, True)):
+        kept = checkpoints.identity("", asdict(chosen), {})["settings"]
+        assert ("save_steps" in kept) == matters and "learning_rate" in kept and "micro_batch_size" not in kept
 
 
 def test_missing_optimiser_state_is_refused(shards: Path, whole: TrainResult, tmp_path: Path) -> None:

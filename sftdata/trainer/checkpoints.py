@@ -112,7 +112,10 @@ def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
 
 def identity(shards_digest: str, settings: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be the same when a run is resumed: the data, the settings that matter, and the plan of its steps."""
-    kept = {name: value for name, value in settings.items() if name not in FREE_SETTINGS}
+    # Every checkpoint validates, so that saving matters where validation decides when to stop or what is kept.
+    validates = settings.get("early_stopping_patience") or settings.get("load_best_model_at_end")
+    free = FREE_SETTINGS - {"save_steps"} if validates else FREE_SETTINGS
+    kept = {name: value for name, value in settings.items() if name not in free}
     return {"shards": shards_digest, "settings": kept, "plan": dict(plan)}
 
 

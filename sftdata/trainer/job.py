@@ -18,6 +18,7 @@ from sftdata.trainer.new_rows import vocabulary
 from sftdata.trainer.plan import RunPlan, SplitFacts, plan_run, suggested_learning_rate, survey
 from sftdata.trainer.processes import SINGLE, Processes
 from sftdata.trainer.settings import TrainSettings
+from sftdata.trainer.tracking import tracker_names
 
 Report = Callable[[str], None]
 
@@ -56,6 +57,7 @@ def prepare(shards_folder: Path, settings: TrainSettings, report: Report, group:
     report = group.voice(report)
     if group.sharded and settings.adapter == "qlora":
         raise TrainingError("train.adapter: qlora does not train under FSDP; start without it, or take adapter: lora")
+    tracker_names(settings)  # told before the shards are read, not after the model is made
     shards = open_verified(shards_folder) if group.is_main else open_shards(shards_folder)
     group.wait()
     split = shards.splits.get("train")

@@ -130,7 +130,7 @@ def start(job: Job, out: Path, temporary: Path, checkpoint: checkpoints.Checkpoi
         validate=validation is not None, resumed=checkpoint is not None,
     )
     trainer = ShardTrainer(model, arguments, updates, validation, watch, group=job.group)
-    for tracker in trackers(job, out):
+    for tracker in trackers(job.settings, out, job.report) if job.group.is_main else ():
         trainer.add_callback(tracker)
     keeper = Keeper(job, checkpoints.folder_of(out), trainer)
     run = Run(job, model, attention, watch, trainer, keeper, choose_prompts(job))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sftdata.errors import TrainingError
-from sftdata.trainer.job import Job
+from sftdata.trainer.settings import TrainSettings
+
+Report = Callable[[str], None]
 
 
 def runs_folder(out: Path) -> Path:
@@ -16,27 +19,30 @@ def runs_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.runs")
 
 
-def trackers(job: Job, out: Path) -> list[Any]:
-    """Return transformers' callbacks for what `report_to` names. Raises TrainingError for one that is not installed."""
-    names = job.settings.trackers
-    if not job.group.is_main or names == ("none",):
-        return []
+def tracker_names(settings: TrainSettings) -> tuple[str, ...]:
+    """Return the trackers that `report_to` stands for. Raises TrainingError for one that is not installed."""
+    names = settings.trackers
+    if names == ("none",):
+        return ()
     if names == ("auto",):
-        names = ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
-    found: list[Any] = []
+        return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise TrainingError(f"train.report_to: the package {name} is not installed: pip install {name}, or report_to: none")
-        found.append(_tensorboard(job, out) if name == "tensorboard" else _by_name(name))
-    return found
+    return names
 
 
-def _tensorboard(job: Job, out: Path) -> Any:
+def trackers(settings: TrainSettings, out: Path, report: Report) -> list[Any]:
+    """Return transformers' callbacks for what `report_to` names. Raises TrainingError for one that is not installed."""
+    return [_tensorboard(out, report) if name == "tensorboard" else _by_name(name) for name in tracker_names(settings)]
+
+
+def _tensorboard(out: Path, report: Report) -> Any:
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback  # type: ignore[attr-defined]
 
     folder = runs_folder(out)
-    job.report(f"TensorBoard: tensorboard --logdir {folder}")
+    report(f"TensorBoard: tensorboard --logdir {folder}")
     return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))  # type: ignore[no-untyped-call]
 
 
