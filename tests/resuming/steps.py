@@ -164,7 +164,7 @@ def child(shards: Path, whole_folder: Path, work: Path, split: Sequence[int], st
 def resumed_by_processes(shards: Path, whole_folder: Path, work: Path, split: Split, steps: Sequence[int]) -> list[Seen]:
     """Resume after each of the steps in several processes; each sees its own rows, together those of the update."""
     arguments = (str(shards), str(whole_folder), str(work), json.dumps(split), json.dumps(list(steps)))
-    printed = [json.loads(text) for text in launch(CHILD, split.num_processes, free_port(), *arguments, seconds=1800)]
+    printed = [json.loads(text) for text in launch(CHILD, split.num_processes, free_port(), *arguments, seconds=7200)]
     found = []
     for ranks in zip(*printed, strict=True):
         together: Batches = []
