@@ -29,6 +29,8 @@ _LONG_NUMBER = re.compile(rb"(?<![.\d])\d{20}|-\d{19}")
 """What an integer past 64 bits holds."""
 _STRIDE = 9
 """Every run of 19 digits covers two bytes in a row of those that lie so far apart."""
+_HIGH_HALVES, _OF_DIGITS = np.uint64(0xF0F0F0F0F0F0F0F0), np.uint64(0x3030303030303030)
+"""The high halves of eight bytes, and what they are in eight digits."""
 _GROUP = 64
 """Lines that are read together; alone where any of them is out of the ordinary."""
 
@@ -121,6 +123,9 @@ def _may_be_odd(data: Bytes) -> bool:
     """Say whether a text may nest arrays past `MAX_DEPTH`, or hold 19 digits in a row."""
     if np.count_nonzero(data == _BRACKET) > MAX_DEPTH:
         return True
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    if not ((words & _HIGH_HALVES) == _OF_DIGITS).any():  # 15 digits in a row fill one of them
+        return False
     digits = data[::_STRIDE] - np.uint8(ord("0")) < 10
     return bool((digits[:-1] & digits[1:]).any())
 
