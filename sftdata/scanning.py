@@ -155,6 +155,9 @@ def _snapshot(step: registry.Step, address: str, options: dict[str, Any], remote
 
 
 def _locate(path: str, folder: Path, remote: Path | None) -> Path:
+    owner = next((name for name, step in registry.known_steps("ingestor").items() if path.startswith(step.addresses)), None)
+    if owner is not None:
+        raise DataError(f"{path}: is read by the ingestor {owner!r} alone")
     if not is_url(path):
         return folder / Path(path).expanduser()
     if remote is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftdata import scanning
-from sftdata.errors import StorageError
+from sftdata.errors import DataError, StorageError
 from sftdata.executors.local import ProcessExecutor, SerialExecutor
 from sftdata.recipe import Source, StepSpec
 from sftdata.scanning import Listed, list_inputs, num_bytes, scan
@@ -48,3 +48,10 @@ def test_file_that_vanished_is_one_line_from_a_worker_too(listed: list[Listed], 
     listed[1].file.path.unlink()
     with closing(ProcessExecutor(2)) as workers, pytest.raises(StorageError, match=r"small\.jsonl"):
         scan(listed, workers)
+
+
+@pytest.mark.parametrize("address", ["hub:org/name", "sqlite:///forum.db", "postgresql://reader@localhost/forum"])
+def test_address_of_another_ingestor_names_it(tmp_path: Path, address: str) -> None:
+    source = Source.model_construct(name="a", path=[address], ingest=StepSpec(name="csv", options={}))
+    with pytest.raises(DataError, match=r"is read by the ingestor '(dataset|sql)' alone"):
+        list_inputs([source], tmp_path, ())

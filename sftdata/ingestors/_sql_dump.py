@@ -124,7 +124,11 @@ class Dump:
         if end is None:
             yield self._bad(_UNKNOWN, cut_off(self._window))
             return
-        created = tables.read_create_table(self._window.text[self._window.position : end], self._dialect)
+        try:
+            created = tables.read_create_table(self._window.text[self._window.position : end], self._dialect)
+        except tables.NeverClosed:
+            yield self._bad(_UNKNOWN, broken_statement(self._window, "a CREATE TABLE whose parentheses never close"))
+            return
         if created is not None:
             self._created[created[0]] = created[1]
             self._meet(created[0])

@@ -49,7 +49,7 @@ def column_list(text: str) -> list[str]:
 def read_create_table(statement: str, dialect: Name) -> tuple[str, Table] | None:
     """Return the label and the columns of a CREATE TABLE statement; None for any other statement.
 
-    sqlparse splits it; strings, which sqlparse reads the MySQL way in every dialect, are emptied before.
+    sqlparse splits it; strings, which sqlparse reads the MySQL way in every dialect, are emptied before. Raises NeverClosed.
     """
     head = _CREATE_TABLE.match(statement)
     if head is None:
@@ -60,14 +60,23 @@ def read_create_table(statement: str, dialect: Name) -> tuple[str, Table] | None
     return label(head[1]), Table([bare(words[0]) for words in columns], [" ".join(words[1:3]).lower() for words in columns])
 
 
+class NeverClosed(Exception):
+    """A CREATE TABLE whose parentheses never close: it has swallowed the statements behind it."""
+
+
 def _definitions(body: str) -> Iterator[list[str]]:
-    """Yield the words of each definition between the outer parentheses; none for a statement of over 10,000 tokens."""
+    """Yield the words of each definition between the outer parentheses; none for a statement of over 10,000 tokens.
+
+    Raises NeverClosed.
+    """
     import sqlparse
     from sqlparse.exceptions import SQLParseError
 
     try:
         parsed = sqlparse.parse(body)
     except SQLParseError:
+        if body.count("(") > body.count(")"):
+            raise NeverClosed from None
         return
     depth = 0
     words: list[str] = []
@@ -82,6 +91,8 @@ def _definitions(body: str) -> Iterator[list[str]]:
             words = []
         elif depth == 1 and text not in "()" and text.strip() and not text.startswith(("--", "/*")):
             words.append(text)
+    if depth > 0:
+        raise NeverClosed
 
 
 BINARY = {"tinyblob", "blob", "mediumblob", "longblob", "binary", "varbinary", "bytea"}
