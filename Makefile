@@ -1,6 +1,6 @@
 # make demo    sets up, then goes from the bundled raw files to a small trained model
 # make test    sets up, then lint, types and all tests
-# make fuzz    the masks of templates on 52,500 dialogues, 20,000 hostile pages, in about fifteen minutes
+# make fuzz    the masks of templates on 52,500 dialogues, 20,000 hostile files of every format: about an hour
 # make faults  kills and fails a build at every storage operation, and 200 times at random: half an hour
 # make resume  resumes a training run after every step, and after a crash at every operation of a checkpoint: fifteen minutes
 PYTHON ?= python3

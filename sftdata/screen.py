@@ -108,6 +108,14 @@ def show_progress() -> Iterator[None]:
             shown.clear()
 
 
+def note_damaged(counts: dict[str, int]) -> None:
+    """Say how many input files could not be read to their end: each is one row of the quarantine, whatever it held."""
+    num = sum(counts.get(f"quarantine:{reason}", 0) for reason in ("file_damaged", "file_expands"))
+    if num:
+        files, them = ("files", "them") if num > 1 else ("file", "it")
+        note(f"  warning: {num:,} damaged {files} not read to the end; the quarantine names {them}")
+
+
 def note_build(result: BuildResult) -> None:
     """Say what a build made, on stderr."""
     from sftdata.mask_lint import findings
@@ -122,6 +130,7 @@ def note_build(result: BuildResult) -> None:
     records = counts["prepare"]["records"]
     note(f"{result.folder}: {state}")
     note(f"  {records:,} records: {counts['plan']['kept']:,} kept, {dropped:,} dropped, {quarantined:,} quarantined")
+    note_damaged(counts["prepare"])
     removed = counts["prepare"].get("drop:without:removed", 0)
     if removed:
         note(f"  removed by name: {removed:,} of those dropped; `sftdata gc` takes their texts out of the work folder too")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from build_support import RECIPES, REPOSITORY, copy_recipes, needs_shared, run_command, write_small_recipe
 from click.testing import CliRunner
@@ -217,11 +218,13 @@ def test_mistake_gives_one_line_and_no_traceback(
     assert code == 2 or len(err.strip().splitlines()) == 1
 
 
-def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_file_that_cannot_be_read_is_quarantined_with_a_warning(tmp_path: Path) -> None:
     recipe = write_small_recipe(tmp_path)
     (tmp_path / "talk" / "z.jsonl.gz").write_bytes(b"this is not gzip")
     done = run_command("build", recipe, "--out", "out", folder=tmp_path)
-    assert done.returncode == 1 and "z.jsonl.gz" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "warning: 1 damaged file not read to the end; the quarantine names it" in done.stderr
+    rows = pq.read_table(tmp_path / "out" / ".sftdata" / "quarantine.parquet").to_pylist()
+    assert ("z.jsonl.gz#0", "file_damaged") in [(row["id"], row["reason"]) for row in rows]
 
 
 def test_held_folder_is_exit_code_75(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def ingest(
         screen.show_json({"folder": str(result.folder), "counts": counts})
     bad = f", {counts['quarantined']:,} quarantined (see quarantine.parquet)" if counts["quarantined"] else ""
     screen.note(f"{result.folder}: {counts['kept']:,} documents{bad}")
+    screen.note_damaged(counts)
 
 
 @click.command()
