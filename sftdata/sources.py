@@ -113,7 +113,7 @@ class _Checked(io.RawIOBase):
         if self._left is not None:
             buffer = memoryview(buffer)[: self._left]
         try:
-            count = self._stream.readinto(buffer) or 0
+            count = self._read_once(buffer) if hasattr(self._stream, "read1") else self._stream.readinto(buffer) or 0
         except self._errors as error:
             raise _unreadable(self._path, error) from error
         if self._compressed:
@@ -121,6 +121,12 @@ class _Checked(io.RawIOBase):
         if self._left is not None:
             self._left -= count
         return count
+
+    def _read_once(self, buffer: Any) -> int:
+        """Fill as much of the buffer as one step of decompressing gives: damage further on must not take it away."""
+        data = self._stream.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _measure(self, count: int) -> None:
         self._given += count
