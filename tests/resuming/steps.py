@@ -156,9 +156,9 @@ def child(shards: Path, whole_folder: Path, work: Path, split: Sequence[int], st
         with batches_seen() as batches:
             result = run(shards, out, settings(Split(*split)), silent, resume=True)
         found.append([batches, json.loads(result.curves.read_text("utf-8"))])
-    print(json.dumps(found))
     distributed.barrier()
     distributed.destroy_process_group()
+    print(json.dumps(found))  # now that none waits for another: one is read after the other
 
 
 def resumed_by_processes(shards: Path, whole_folder: Path, work: Path, split: Split, steps: Sequence[int]) -> list[Seen]:
