@@ -35,6 +35,13 @@ _TEXTS = ("text", "content", "body", "story", "article", "document", "message", 
 _NOT_TEXT = re.compile(r"(?:^|_)(?:id|url|uri|link|date|time|created_at|updated_at|hash|path|email|language)$", re.IGNORECASE)
 
 
+NO_TEXT = "no field with text was found: choose a format and take the # away"
+TOOLS = (
+    "records with tools: chatml has no place for them; name a tokenizer whose own template has (tokenizer: {path: FOLDER, "
+    "chat_template: tokenizer_default}) and take the # away"
+)
+
+
 @dataclass
 class SniffedSource:
     """What one source of the recipe will read, and what was seen in it."""
@@ -43,8 +50,10 @@ class SniffedSource:
     paths: list[str]
     ingest: str | dict[str, Any]
     format: str | dict[str, Any] | None
-    """None: the records have no text that could be told; the source is written as a comment."""
+    """None: the records have no text that could be told."""
     notes: list[str] = field(default_factory=list)
+    obstacle: str = ""
+    """Why the source is written as a comment: the recipe would not build with it as it is."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def init(raw: str | Path, *, out: str | Path | None = None) -> InitResult:
     groups, skipped = _group(files)
     sources = [source for group in groups for source in _sniff(group, root)]
     _make_names_unique(sources)
-    if not any(source.format for source in sources):
+    if all(source.obstacle == NO_TEXT for source in sources):
         raise DataError(f"{root}: holds no file with text that html, csv, sql or jsonl can read")
     num_bytes = sum(path.stat().st_size for path in {file.path for file in files})
     text = _recipe_text(recipe, sources, skipped, num_bytes)
@@ -132,7 +141,9 @@ def _sniff(group: _Group, root: Path) -> Iterator[SniffedSource]:
         seen = [f"{count}{encoding}; fields: {', '.join(names)}" if names else f"{count}{encoding}; no record read"]
         given = {**options, "table": table} if table else options
         ingest: str | dict[str, Any] = {group.format: given} if given else group.format
-        yield SniffedSource(_as_name(table or stem), paths, ingest, _formatter(records, names), seen + notes)
+        formatter = _formatter(records, names)
+        obstacle = NO_TEXT if formatter is None else TOOLS if any(map(_has_tools, records)) else ""
+        yield SniffedSource(_as_name(table or stem), paths, ingest, formatter, seen + notes, obstacle)
 
 
 def _encoding(group: _Group) -> tuple[dict[str, Any], str]:
@@ -190,6 +201,11 @@ def _formatter(records: Sequence[dict[str, Any]], names: Sequence[str]) -> str |
     known = [name for name in lengths if name.lower() in _TEXTS]
     best = max(known or lengths, key=lengths.__getitem__, default=None)
     return None if best is None or not lengths[best] else {"text": {"text": best}}
+
+
+def _has_tools(record: dict[str, Any]) -> bool:
+    tools = record.get("tools")
+    return bool(tools.strip(" []\n") if isinstance(tools, str) else tools)
 
 
 def _named(step: str, wanted: Sequence[str], options: dict[str, Any]) -> str | dict[str, Any]:
@@ -261,10 +277,10 @@ def _source_text(source: SniffedSource, folder: Path) -> str:
         "clean": ["unicode"],
         "format": source.format or "text",
     }
-    notes = [*source.notes, *([] if source.format else ["no field with text was found: choose a format and take the # away"])]
+    notes = [*source.notes, *([source.obstacle] if source.obstacle else [])]
     body = [f"    {key}: {_flow(value)}" for key, value in keys.items()]
     body[0] = "  - " + body[0].lstrip()
-    mark = "" if source.format else "# "
+    mark = "# " if source.obstacle else ""
     return "".join(f"  # {' '.join(note.split())}\n" for note in notes) + "".join(f"{mark}{line}\n" for line in body)
 
 

@@ -77,3 +77,19 @@ def test_init_recipe_of_the_bundled_files_builds(tmp_path: Path) -> None:
     assert {source.name for source in done.sources} == {"chats", "staff", "dialogue", "faq", "pages"}
     built = sftdata.build(done.recipe, out=tmp_path / "out", workers=1)
     assert built.manifest["counts"]["prepare"]["kept"] > 500
+
+
+def test_sources_that_chatml_cannot_write_are_comments_that_say_so(tmp_path: Path) -> None:
+    plain = {"messages": [{"role": "user", "content": "Who lit the lamp?"}, {"role": "assistant", "content": "The keeper."}]}
+    offered = [{"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}]
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, tools in (("without", "[]"), ("with", offered)):
+        rows = [{**plain, "tools": tools, "n": number} for number in range(3)]
+        (raw / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = init(raw, out=tmp_path / "recipe.yaml")
+    assert [(source.name, bool(source.obstacle)) for source in done.sources] == [("with", True), ("without", False)]
+    text = done.recipe.read_text(encoding="utf-8")
+    assert "#   - name: with\n" in text and "chat_template: tokenizer_default" in text
+    built = sftdata.build(done.recipe, out=tmp_path / "out", overrides=["clean=[]"])
+    assert built.manifest["counts"]["tokenize"]["kept"] == 3

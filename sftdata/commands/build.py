@@ -30,7 +30,9 @@ def init(raw: Path, out: Path | None, as_json: bool) -> None:
     if as_json:
         names = [source.name for source in done.sources]
         screen.show_json({"recipe": str(done.recipe), "sources": names, "skipped": done.skipped})
-    screen.note(f"{done.recipe}: {len(done.sources)} sources; next: sftdata preview {done.recipe}")
+    waiting = sum(bool(source.obstacle) for source in done.sources)
+    some = f", {waiting} of them as comments that say what is missing" if waiting else ""
+    screen.note(f"{done.recipe}: {len(done.sources)} sources{some}; next: sftdata preview {done.recipe}")
 
 
 @click.command()
