@@ -88,16 +88,12 @@ def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict
     return {"by": unit, "sources": found}
 
 
-BLOCK = 1 << 22
-"""Samples that are summed up at once: what is computed of them stays small."""
-
-
 def _sums_by_source(contents: Contents, spec: dict[str, Any], values: Integers | None, order: Integers | None) -> list[int]:
     """Return the sum of `values`, or the number of samples, over the samples of each source: those in `order`, or all."""
     source = _source_numbers(spec)
     totals = [0] * len(spec["weights"])
-    for first in range(0, len(contents.part) if order is None else len(order), BLOCK):
-        chosen = slice(first, first + BLOCK) if order is None else order[first : first + BLOCK]
+    for rows in columns.blocks(len(contents.part) if order is None else len(order)):
+        chosen = rows if order is None else order[rows]
         mine = source[contents.part[chosen]]
         weights = None if values is None else values[chosen]
         found = np.bincount(mine, weights=weights, minlength=len(totals))  # exact: a block's sum is below 2 to the 53rd
