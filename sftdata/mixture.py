@@ -71,7 +71,7 @@ def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict
     sums = {"samples": None, "tokens": contents.length, "trained_tokens": contents.trained}
     before = _sums_by_source(contents, spec, sizes, None)
     after = _sums_by_source(contents, spec, sizes, mixed.order)
-    columns = {name: _sums_by_source(contents, spec, values, mixed.order) for name, values in sums.items()}
+    taken = {name: _sums_by_source(contents, spec, values, mixed.order) for name, values in sums.items()}
     asked: list[float | None] = [None] * len(names)
     if spec["mix"]["strategy"] == "weighted":
         asked = [float(target.asked) for target in _targets(spec, before)]
@@ -81,7 +81,7 @@ def report_mixture(contents: Contents, mixed: Mix, spec: dict[str, Any]) -> dict
             **({} if asked[number] is None else {"asked": asked[number]}),
             "realised": after[number] / whole if whole else 0.0,
             "epochs": after[number] / before[number] if before[number] else 0.0,
-            **{column: values[number] for column, values in columns.items()},
+            **{column: values[number] for column, values in taken.items()},
         }
         for number, name in enumerate(names)
     }
