@@ -137,7 +137,7 @@ def phrase_pack(num_phrases: int) -> Pack:
     while len(phrases) < num_phrases:
         phrases[" ".join(source.sample(words, source.randint(2, 4)))] = None
     common: dict[str, Any] = {
-        "category": "style_slop", "kind": "literal", "regex": None, "beside": None, "sentences": 1,
+        "category": "style_slop", "kind": "literal", "regex": None, "beside": None, "beside_phrases": (), "sentences": 1,
         "boundary": "word", "where": "anywhere", "roles": (),
         "severity": 1.0, "action": "flag", "weight": 0.3, "density": 0.0, "source": "", "must_fire": (),
         "must_not_fire": (),

@@ -43,6 +43,8 @@ class Folded(NamedTuple):
 
     text: str
     offsets: NDArray[np.int64]
+    codes: Table
+    """The code points of the text."""
 
 
 def _folded_code(code: int) -> int:
@@ -96,7 +98,8 @@ def fold(text: str, table: Table) -> Folded:
             kept = np.flatnonzero(~removed)
             folded, offsets = folded[kept], kept if offsets is None else offsets[kept]
     places = np.arange(len(raw), dtype=np.int64) if offsets is None else offsets
-    return Folded(folded.astype("<u4", copy=False).tobytes().decode("utf-32-le"), np.append(places, len(raw)))
+    text_bytes = folded.astype("<u4", copy=False).tobytes()
+    return Folded(text_bytes.decode("utf-32-le"), np.append(places, len(raw)), folded)
 
 
 def _deleted(folded: Table) -> NDArray[np.bool_]:

@@ -16,19 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sftdata.cleaners._fold import Table, fold, fold_table, variants_of
+from sftdata.cleaners._places import SEPARATOR, Sieve, sieve_of
 from sftdata.cleaners._rules import Pack, Request, Rule
-from sftdata.cleaners._text import WINDOW_CHARS, Positions, Text
+from sftdata.cleaners._text import Text
 
 CHUNK_CHARS = 1 << 19
 """Texts are joined up to about this many characters a pass: arrays stay in the cache, memory stays flat."""
-
-SEPARATOR = "\uffff"
-"""Between texts of a pass: no character, so no pattern holds it; texts are told apart by their lengths, not by it."""
-
-SENTENCE_MARKS = "!?。…\n" + SEPARATOR
-_MARKS = np.isin(np.arange(0x10001), [ord(mark) for mark in SENTENCE_MARKS])
-_AFTER_STOP = np.isin(np.arange(0x10001), [ord(mark) for mark in " .\n\"')" + SEPARATOR])
-"""By code point, the last entry for all beyond: what ends a sentence by itself, and what lets a full stop before it end one."""
 
 REPETITIVE = 64
 """Sentences with an anchor of a rule in one text, from which on those without a match are remembered."""
@@ -69,15 +62,14 @@ class Matcher:
     requests: tuple[Request, ...]
     table: Table
     automaton: Any
-    """`ahocorasick_rs.AhoCorasick` over the folded phrases and anchors, or None where there are no rules."""
-    owners: tuple[tuple[int, ...], ...]
-    """By pattern of the automaton: the rules that hold it."""
+    """`ahocorasick_rs.AhoCorasick` over the patterns of the sieve, or None where there are no rules."""
+    sieve: Sieve
 
     def scan(self, texts: Sequence[str]) -> Iterator[tuple[int, Text, list[Hit]]]:
         """Yield (index, text, hits) of the texts in which a rule fires, in order; hits are in the order of the rules."""
         for first, last in _chunks(texts):
             for index, text, found in self._candidates(texts, first, last):
-                hits = [hit for rule in sorted(found) for hit in _hits_of(self.rules[rule], text, found[rule])]
+                hits = [hit for rule, places in found.items() for hit in _hits_of(self.rules[rule], text, places)]
                 if hits:
                     yield index, text, hits
 
@@ -89,37 +81,18 @@ class Matcher:
         matches = self.automaton.find_matches_as_indexes(view.text.replace("\n", " "), overlapping=True)
         if not matches:
             return
-        patterns, starts, ends = np.array(matches, dtype=np.int64).T
         raw_starts = np.cumsum([0, *(len(text) + 1 for text in texts[first:last])])
         bounds = np.searchsorted(view.offsets, raw_starts)
-        owners = np.searchsorted(bounds, starts, side="right") - 1
-        origins, limits = bounds[owners], np.append(bounds[1:-1] - 1, len(view.text))[owners]
-        befores, begins, stops = _windows(view.text, starts, ends)
-        columns = (starts, ends, np.maximum(begins, origins), np.minimum(stops, limits), np.maximum(befores, origins))
-        placed = (column.tolist() for column in (owners, patterns, *(column - origins for column in columns)))
-        for owner, group in groupby(zip(*placed, strict=True), itemgetter(0)):
+        places = self.sieve.places(view.codes, bounds, matches)
+        origins = bounds[places.texts]
+        columns = (column - origins for column in (places.starts, places.ends, places.begins, places.stops, places.befores))
+        rows = (column.tolist() for column in (places.texts, places.rules, *columns))
+        for owner, group in groupby(zip(*rows, strict=True), itemgetter(0)):
             begin, end, raw = int(bounds[owner]), int(bounds[owner + 1]) - 1, texts[first + owner]
-            if owner == last - first - 1:
-                end = len(view.text)
             found: FoundByRule = defaultdict(list)
-            for _, pattern, *place_in_text in group:
-                place = Found._make(place_in_text)
-                for rule in self.owners[pattern]:
-                    found[rule].append(place)
+            for _, rule, *place in group:
+                found[rule].append(Found._make(place))
             yield first + owner, Text(raw, view.text[begin:end], view.offsets[begin:end], int(raw_starts[owner])), found
-
-
-def _windows(text: str, starts: Positions, ends: Positions) -> tuple[Positions, Positions, Positions]:
-    """Return begin of the sentence before, begin (with the mark before it) and end of those round spans of a folded text."""
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    stopped = np.flatnonzero(codes == ord("."))
-    stopped = stopped[_AFTER_STOP.take(codes[np.minimum(stopped + 1, len(codes) - 1)], mode="clip")]
-    breaks = np.sort(np.concatenate(([0], np.flatnonzero(_MARKS.take(codes, mode="clip")), stopped, [len(codes)])))
-    indexes = np.searchsorted(breaks, starts, side="right") - 1
-    begins, before = breaks[indexes], breaks[np.maximum(indexes - 1, 0)]
-    stops = breaks[np.minimum(np.searchsorted(breaks, ends - 1), len(breaks) - 1)] + 1
-    least = starts - WINDOW_CHARS
-    return np.maximum(before, least), np.maximum(begins, least), np.minimum(stops, ends + WINDOW_CHARS)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -135,10 +108,9 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
     """Yield the matches of a rule in the sentences round its anchors; one that comes again and held none is not tried."""
-    at_start_only = regex.pattern.startswith("^")
     without: set[str] = set()
     for number, (begin, end) in enumerate(_joined_windows(found, rule.sentences > 1)):
-        if begin and at_start_only:
+        if begin and rule.at_start_only:
             return
         repetitive = number > REPETITIVE
         if repetitive and text[begin:end] in without:
@@ -167,10 +139,6 @@ def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]
 
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
-    if len(found) == 1 and rule.beside is not None:
-        begin = found[0].before if rule.sentences > 1 else found[0].begin
-        if not rule.beside.search(text.text, begin, found[0].stop):
-            return []
     if rule.where == "prefix":
         found = [place for place in found if place.start < text.prefix_end]
         if not found:
@@ -195,14 +163,11 @@ def build_matcher(packs: Iterable[Pack], disable: Iterable[str] = (), actions: M
     packs, disabled = tuple(packs), frozenset(disable)
     enabled = (rule for pack in packs for rule in pack.rules if not disabled & {rule.id, rule.category})
     rules = tuple(rule._replace(action=actions.get(rule.category, rule.action)) for rule in enabled)
-    owners: dict[str, list[int]] = defaultdict(list)
-    for index, rule in enumerate(rules):
-        for pattern in rule.patterns:
-            owners[pattern].append(index)
+    sieve = sieve_of(rules)
     return Matcher(
         rules=rules,
         requests=tuple(request for pack in packs for request in pack.requests),
         table=fold_table(variants_of(*(pack.variants for pack in packs))),
-        automaton=AhoCorasick(list(owners), implementation=Implementation.DFA, store_patterns=False) if owners else None,
-        owners=tuple(map(tuple, owners.values())),
+        automaton=AhoCorasick(sieve.patterns, implementation=Implementation.DFA, store_patterns=False) if rules else None,
+        sieve=sieve,
     )

@@ -238,13 +238,15 @@ def _rule(node: _Node, fragments: dict[str, str], table: Table) -> Rule:
             raise keys[name].error(f"{name} belongs to a regex rule")
     if ("density" in keys) != (kinds == ["lexicon"]):
         raise node.error("density belongs to a lexicon rule, which needs it: hits per 1,000 words or Han characters")
+    beside = _phrases(keys["beside"], table, least=1) if "beside" in keys else ()
     return Rule(
         id=_text(keys["id"]),
         category=_choice(keys["category"], CATEGORIES, ""),
         kind=kinds[0],
         patterns=_phrases(keys["anchors" if kinds == ["regex"] else kinds[0]], table),
         regex=_regex(keys["regex"], fragments, table) if kinds == ["regex"] else None,
-        beside=_any_of(_phrases(keys["beside"], table, least=1)) if "beside" in keys else None,
+        beside=_any_of(beside) if beside else None,
+        beside_phrases=beside,
         sentences=int(_choice(keys.get("sentences"), ("1", "2"), "1")),
         boundary=_choice(keys.get("boundary"), BOUNDARIES, "word"),
         where=_choice(keys.get("where"), PLACES, "anywhere"),

@@ -37,6 +37,8 @@ class Rule(NamedTuple):
     regex: re.Pattern[str] | None
     beside: re.Pattern[str] | None
     """Folded phrases of which a sentence with an anchor must hold one too before the regex is tried; None: none needed."""
+    beside_phrases: tuple[str, ...]
+    """Those of `beside`, folded; empty: none needed."""
     sentences: int
     """Regex: how many sentences a match may span, 1 or 2: the one that holds the anchor, and the one before it."""
     boundary: str
@@ -53,6 +55,11 @@ class Rule(NamedTuple):
     source: str
     must_fire: tuple[str, ...]
     must_not_fire: tuple[str, ...]
+
+    @property
+    def at_start_only(self) -> bool:
+        """Whether the regex matches at the start of a text alone."""
+        return self.regex is not None and self.regex.pattern.startswith("^")
 
 
 class Request(NamedTuple):

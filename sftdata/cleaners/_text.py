@@ -113,9 +113,13 @@ class Text:
     @cached_property
     def num_units(self) -> int:
         """Number of words and Han characters."""
-        codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
-        num_han = np.count_nonzero((codes >= 0x3400) & (codes <= 0x9FFF))
-        return int(num_han + np.count_nonzero((codes == ord(" ")) | (codes == ord("\n"))) + 1)
+        return int(np.count_nonzero(is_unit(np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")))) + 1
+
+
+def is_unit(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Return which code points are a Han character, or the blank behind a word."""
+    units: NDArray[np.bool_] = ((codes >= 0x3400) & (codes <= 0x9FFF)) | (codes == ord(" ")) | (codes == ord("\n"))
+    return units
 
 
 def _is_word(char: str) -> bool:
