@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -238,9 +240,12 @@ def test_assets_name_every_pack_file(tmp_path: Path) -> None:
 @given(st.text(alphabet="aA Ａ，“'’\u200b\u00a0\n\r&#39;作 为é\ud800"))
 def test_fold_maps_every_character_back(text: str) -> None:
     folded = fold(text, fold_table())
-    assert len(folded.offsets) == len(folded.text) + 1
-    assert folded.offsets[-1] == len(text)
-    assert all(earlier < later for earlier, later in zip(folded.offsets, folded.offsets[1:], strict=False))
+    offsets = folded.raw_offsets(range(len(folded.text) + 1)).tolist()
+    assert offsets[-1] == len(text)
+    assert all(earlier < later for earlier, later in pairwise(offsets))
+    assert all(kept == text[place] for kept, place in zip(folded.text, offsets, strict=False) if kept in "作为é&")
+    backwards = [bisect_left(offsets, place) for place in range(len(text) + 2)]
+    assert folded.folded_offsets(range(len(text) + 2)).tolist() == backwards
     assert "  " not in folded.text
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Table = NDArray[np.uint32]
 """Code point → folded code point; the last entry stands for every code point beyond the table."""
@@ -38,13 +38,27 @@ ENTITIES = {
 _ENTITY = re.compile(r"&(#39|#x27|apos|[lr]squo|quot|[lr]dquo|nbsp|#160);", re.IGNORECASE)
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+
+
 class Folded(NamedTuple):
-    """A folded text; `text[i]` comes from the raw character at `offsets[i]`, and `offsets[len(text)]` is the raw length."""
+    """A folded text, and what was removed from the raw one: few characters, so both offsets are counted when asked for."""
 
     text: str
-    offsets: NDArray[np.int64]
     codes: Table
     """The code points of the text."""
+    removed: NDArray[np.int64]
+    """Raw offsets of the characters that were removed, ascending."""
+    gaps: NDArray[np.int64]
+    """How many characters of the text stand before each of them."""
+
+    def raw_offsets(self, positions: ArrayLike) -> NDArray[np.int64]:
+        """Return where characters of the text stand in the raw one; its length is taken to the raw length."""
+        return np.add(positions, np.searchsorted(self.gaps, positions, side="right"))
+
+    def folded_offsets(self, raw_offsets: ArrayLike) -> NDArray[np.int64]:
+        """Return where raw characters stand in the text; one that was removed, where the next that was kept stands."""
+        return np.subtract(raw_offsets, np.searchsorted(self.removed, raw_offsets))
 
 
 def _folded_code(code: int) -> int:
@@ -91,15 +105,15 @@ def fold(text: str, table: Table) -> Folded:
     folded = table.take(raw, mode="clip")
     if "&" in text:
         _fold_entities(text, folded)
-    offsets = None
+    removed, gaps = _NONE, _NONE
     for removal in (_deleted, _repeated_blanks, _blanks_beside_han):
-        removed = removal(folded)
-        if removed is not None and removed.any():
-            kept = np.flatnonzero(~removed)
-            folded, offsets = folded[kept], kept if offsets is None else offsets[kept]
-    places = np.arange(len(raw), dtype=np.int64) if offsets is None else offsets
-    text_bytes = folded.astype("<u4", copy=False).tobytes()
-    return Folded(text_bytes.decode("utf-32-le"), np.append(places, len(raw)), folded)
+        flags = removal(folded)
+        if flags is not None and flags.any():
+            places = np.flatnonzero(flags)
+            removed = np.sort(np.concatenate((removed, places + np.searchsorted(gaps, places, side="right"))))
+            gaps = removed - np.arange(len(removed))
+            folded = folded[~flags]
+    return Folded(folded.astype("<u4", copy=False).tobytes().decode("utf-32-le"), folded, removed, gaps)
 
 
 def _deleted(folded: Table) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ import numpy as np
 from sftdata.cleaners._fold import Table, fold, fold_table, variants_of
 from sftdata.cleaners._places import SEPARATOR, Sieve, sieve_of
 from sftdata.cleaners._rules import Pack, Request, Rule
-from sftdata.cleaners._text import Text
+from sftdata.cleaners._text import Positions, Text
 
 CHUNK_CHARS = 1 << 19
 """Texts are joined up to about this many characters a pass: arrays stay in the cache, memory stays flat."""
@@ -67,43 +67,45 @@ class Matcher:
 
     def scan(self, texts: Sequence[str]) -> Iterator[tuple[int, Text, list[Hit]]]:
         """Yield (index, text, hits) of the texts in which a rule fires, in order; hits are in the order of the rules."""
-        for first, last in _chunks(texts):
-            for index, text, found in self._candidates(texts, first, last):
+        raw_starts = np.cumsum([0, *map(len, texts)]) + np.arange(len(texts) + 1)
+        for first, last in _chunks(raw_starts):
+            for index, text, found in self._candidates(texts, first, raw_starts[first : last + 1]):
                 hits = [hit for rule, places in found.items() for hit in _hits_of(self.rules[rule], text, places)]
                 if hits:
                     yield index, text, hits
 
-    def _candidates(self, texts: Sequence[str], first: int, last: int) -> Iterator[Candidate]:
-        """Yield the texts that hold a phrase or anchor, with the places of these by rule."""
-        view = fold(SEPARATOR.join(texts[first:last]), self.table)
+    def _candidates(self, texts: Sequence[str], first: int, raw_starts: Positions) -> Iterator[Candidate]:
+        """Yield the texts, of those from `first`, in which a rule may fire, with the places of its phrases or anchors by rule.
+
+        `raw_starts` are where the texts start, and where one more would, when all are joined.
+        """
+        view = fold(SEPARATOR.join(texts[first : first + len(raw_starts) - 1]), self.table)
         if self.automaton is None:
             return
         matches = self.automaton.find_matches_as_indexes(view.text.replace("\n", " "), overlapping=True)
         if not matches:
             return
-        raw_starts = np.cumsum([0, *(len(text) + 1 for text in texts[first:last])])
-        bounds = np.searchsorted(view.offsets, raw_starts)
+        raw_starts = raw_starts - raw_starts[0]
+        bounds = view.folded_offsets(raw_starts)
         places = self.sieve.places(view.codes, bounds, matches)
         origins = bounds[places.texts]
         columns = (column - origins for column in (places.starts, places.ends, places.begins, places.stops, places.befores))
         rows = (column.tolist() for column in (places.texts, places.rules, *columns))
         for owner, group in groupby(zip(*rows, strict=True), itemgetter(0)):
-            begin, end, raw = int(bounds[owner]), int(bounds[owner + 1]) - 1, texts[first + owner]
             found: FoundByRule = defaultdict(list)
             for _, rule, *place in group:
                 found[rule].append(Found._make(place))
-            yield first + owner, Text(raw, view.text[begin:end], view.offsets[begin:end], int(raw_starts[owner])), found
+            begin, end = int(bounds[owner]), int(bounds[owner + 1]) - 1
+            yield first + owner, Text(texts[first + owner], view, begin, end, int(raw_starts[owner])), found
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    first = size = 0
-    for index, text in enumerate(texts):
-        if size and size + len(text) > CHUNK_CHARS:
-            yield first, index
-            first, size = index, 0
-        size += len(text) + 1
-    if first < len(texts):
-        yield first, len(texts)
+def _chunks(raw_starts: Positions) -> Iterator[tuple[int, int]]:
+    first, num_texts = 0, len(raw_starts) - 1
+    while first < num_texts:
+        last = int(np.searchsorted(raw_starts, raw_starts[first] + CHUNK_CHARS, side="right")) - 1
+        last = min(max(last, first + 1), num_texts)
+        yield first, last
+        first = last
 
 
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ class Sieve:
         those that they overlap, in which no phrase stands beside the anchors, or which do not hold the start of a text where
         a match must.
         """
-        matches = np.array(found, dtype=np.int64).reshape(-1, 3).T
+        matches = np.fromiter(chain.from_iterable(found), dtype=np.int64, count=3 * len(found)).reshape(-1, 3).T
         which, rules = self.rules.of(matches[0])
         starts, ends = matches[1][which], matches[2][which]
         texts = np.searchsorted(bounds, starts, side="right") - 1

@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from sftdata.cleaners._fold import Folded
 from sftdata.cleaners._rules import Rule
 from sftdata.cleaners._voice import PROTECTED, is_reported
 
@@ -28,12 +29,13 @@ Positions = NDArray[np.int64]
 class Text:
     """One text with a hit: its folded view, and what of its structure the hits ask for."""
 
-    def __init__(self, raw: str, text: str, offsets: Positions, origin: int) -> None:
+    def __init__(self, raw: str, view: Folded, begin: int, end: int, raw_begin: int) -> None:
         self.raw = raw
-        self.text = text
-        """The folded view."""
-        self._offsets = offsets
-        self._origin = origin
+        self.text = view.text[begin:end]
+        """The folded view: this part of the folded chunk."""
+        self._view = view
+        self._begin = begin
+        self._raw_begin = raw_begin
 
     @cached_property
     def _protected(self) -> tuple[list[int], list[int]]:
@@ -48,7 +50,9 @@ class Text:
 
     def raw_position(self, position: int) -> int:
         """Return the raw offset of a folded one; the length of the folded text stands for the length of the raw one."""
-        return int(self._offsets[position]) - self._origin if position < len(self.text) else len(self.raw)
+        if position >= len(self.text):
+            return len(self.raw)
+        return int(self._view.raw_offsets(self._begin + position)) - self._raw_begin
 
     def raw_span(self, start: int, end: int) -> tuple[int, int]:
         """Return the raw span of a folded one that is not empty."""
@@ -61,7 +65,7 @@ class Text:
 
     def folded_position(self, raw_position: int) -> int:
         """Return the folded offset of a raw one."""
-        return int(np.searchsorted(self._offsets, raw_position + self._origin))
+        return int(self._view.folded_offsets(self._raw_begin + raw_position)) - self._begin
 
     def accepts(self, rule: Rule, start: int, end: int) -> bool:
         """Return whether a folded match meets the rule's boundary and place, outside code, quotations and reported speech."""
