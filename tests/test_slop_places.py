@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from sftdata.cleaners._matching import Matcher, build_matcher
 from sftdata.cleaners._packs import load_packs, pack_files
 from sftdata.cleaners._places import NO_SET
+from sftdata.cleaners._text import SENTENCE_END, sentence_round
+
+SENTENCES = ["a", "Bc 1", "。", "!", "?", ".", "..", "…", '"', "'", ")", "]", "」", "*", "_", " ", "\n", "x" * 500, "·"]
 
 Hits = list[tuple[int, str, int, int]]
 
@@ -55,3 +58,12 @@ def test_sieve_keeps_all_examples_and_discards_most_anchors() -> None:
     bounds = np.array([0, len(prose) + 1])
     kept, found = ([rule for *_, rules in each._candidates([prose], 0, bounds) for rule in rules] for each in matchers())
     assert len(kept) < len(found) / 2
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=30).map("".join), st.data())
+def test_sentence_round_a_place_is_that_of_the_whole_text(text: str, data: st.DataObject) -> None:
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    position = data.draw(st.integers(0, len(text) - 1))
+    start = max((end for end in ends if end <= position), default=0)
+    assert sentence_round(text, position) == (start, min((end for end in ends if end > position), default=len(text)))

@@ -17,6 +17,9 @@ from sftdata.cleaners._voice import PROTECTED, is_reported
 SENTENCE_END = re.compile(r"""(?:[!?。…]+|\.+(?=["')\]*_]*(?:\s|$)))["')\]」』】*_]*[ ]?|\n""")
 """What ends a sentence of a folded text; a newline always does."""
 
+ENDING = frozenset("!?。….\"')]*_」』】 \n")
+"""All characters that a match of `SENTENCE_END` may hold."""
+
 WINDOW_CHARS = 400
 """A regex is tried on the sentence round an anchor, at most this far to either side: a document costs what its anchors cost."""
 
@@ -36,17 +39,23 @@ class Text:
         self._view = view
         self._begin = begin
         self._raw_begin = raw_begin
+        self._starts: list[int] = []
+        self._ends: list[int] = []
 
     @cached_property
     def _protected(self) -> tuple[list[int], list[int]]:
         spans = [match.span() for match in PROTECTED.finditer(self.raw)]
         return [start for start, _ in spans], [end for _, end in spans]
 
-    @cached_property
-    def sentence_starts(self) -> list[int]:
-        """Folded offsets at which sentences start; the first is 0."""
-        ends = (match.end() for match in SENTENCE_END.finditer(self.text))
-        return [0, *(end for end in ends if end < len(self.text))]
+    def sentence(self, position: int) -> tuple[int, int]:
+        """Return where the sentence that holds a folded offset starts and ends; only those asked for are looked for."""
+        index = bisect_right(self._starts, position)
+        if not index or position >= self._ends[index - 1]:
+            start, end = sentence_round(self.text, position)
+            self._starts.insert(index, start)
+            self._ends.insert(index, end)
+            return start, end
+        return self._starts[index - 1], self._ends[index - 1]
 
     def raw_position(self, position: int) -> int:
         """Return the raw offset of a folded one; the length of the folded text stands for the length of the raw one."""
@@ -60,8 +69,8 @@ class Text:
 
     def sentence_span(self, position: int) -> tuple[int, int]:
         """Return the raw span of the sentence that holds a folded offset, with the blanks that follow it."""
-        start = self.sentence_starts[bisect_right(self.sentence_starts, position) - 1]
-        return self.raw_position(start), self.raw_position(self._sentence_end(position))
+        start, end = self.sentence(position)
+        return self.raw_position(start), self.raw_position(end)
 
     def folded_position(self, raw_position: int) -> int:
         """Return the folded offset of a raw one."""
@@ -73,12 +82,8 @@ class Text:
             return False
         if not self.in_place(rule.where, start) or not self._is_own_voice(start):
             return False
-        said_until = min(self._sentence_end(start), end + WINDOW_CHARS)
+        said_until = min(self.sentence(start)[1], end + WINDOW_CHARS)
         return rule.kind == "lexicon" or not is_reported(self.text, start, end, said_until)
-
-    def _sentence_end(self, position: int) -> int:
-        index = bisect_right(self.sentence_starts, position)
-        return self.sentence_starts[index] if index < len(self.sentence_starts) else len(self.text)
 
     def _meets_boundary(self, boundary: str, start: int, end: int) -> bool:
         text = self.text
@@ -97,10 +102,9 @@ class Text:
             return True
         if where == "prefix":
             return start < self.prefix_end
-        index = bisect_right(self.sentence_starts, start)
         if where == "suffix":
-            return index >= len(self.sentence_starts) - 1
-        return not self.text[self.sentence_starts[index - 1] : start].strip(LEAD_IN)
+            return start >= self.suffix_start
+        return not self.text[self.sentence(start)[0] : start].strip(LEAD_IN)
 
     def _is_own_voice(self, start: int) -> bool:
         starts, ends = self._protected
@@ -115,9 +119,43 @@ class Text:
         return ends[1] if len(ends) == 2 else len(self.text)
 
     @cached_property
+    def suffix_start(self) -> int:
+        """Folded offset at which the last sentence but one starts."""
+        last = self.sentence(len(self.text) - 1)[0]
+        return self.sentence(last - 1)[0] if last else 0
+
+    @cached_property
     def num_units(self) -> int:
         """Number of words and Han characters."""
         return int(np.count_nonzero(is_unit(np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")))) + 1
+
+
+def sentence_round(text: str, position: int) -> tuple[int, int]:
+    """Return where the sentence of a folded text that holds an offset starts and ends, without splitting all of it.
+
+    `SENTENCE_END` is searched from behind a character that none of its matches holds: there it finds what it finds from
+    the start of the text.
+    """
+    begin = _behind_text(text, position)
+    start, end = -1, len(text)
+    for match in SENTENCE_END.finditer(text, begin):
+        if match.end() > position:
+            end = match.end()
+            break
+        start = match.end()
+    reach = WINDOW_CHARS
+    while start < 0 and begin:
+        begin, limit, reach = _behind_text(text, max(0, begin - reach)), begin, 2 * reach
+        for match in SENTENCE_END.finditer(text, begin, limit):
+            start = match.end()
+    return max(start, 0), end
+
+
+def _behind_text(text: str, position: int) -> int:
+    """Return the last offset up to this one that is 0 or behind a character that ends no sentence."""
+    while position and text[position - 1] in ENDING:
+        position -= 1
+    return position
 
 
 def is_unit(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
