@@ -42,7 +42,7 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Folded(NamedTuple):
-    """A folded text, and what was removed from the raw one: few characters, so both offsets are counted when asked for."""
+    """A folded text, and what was removed from the raw one: few characters, so that offsets are counted when asked for."""
 
     text: str
     codes: Table
@@ -52,9 +52,9 @@ class Folded(NamedTuple):
     gaps: NDArray[np.int64]
     """How many characters of the text stand before each of them."""
 
-    def raw_offsets(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Return where characters of the text stand in the raw one; its length is taken to the raw length."""
-        return np.add(positions, np.searchsorted(self.gaps, positions, side="right"))
+    def raw_offset(self, position: int) -> int:
+        """Return where a character of the text stands in the raw one; the length of the text is taken to the raw length."""
+        return position + int(self.gaps.searchsorted(position, side="right"))
 
     def folded_offsets(self, raw_offsets: ArrayLike) -> NDArray[np.int64]:
         """Return where raw characters stand in the text; one that was removed, where the next that was kept stands."""

@@ -90,11 +90,12 @@ class Matcher:
         places = self.sieve.places(view.codes, bounds, matches)
         origins = bounds[places.texts]
         columns = (column - origins for column in (places.starts, places.ends, places.begins, places.stops, places.befores))
-        rows = (column.tolist() for column in (places.texts, places.rules, *columns))
-        for owner, group in groupby(zip(*rows, strict=True), itemgetter(0)):
+        founds = map(Found._make, zip(*(column.tolist() for column in columns), strict=True))
+        rows = zip(places.texts.tolist(), places.rules.tolist(), founds, strict=True)
+        for owner, group in groupby(rows, itemgetter(0)):
             found: FoundByRule = defaultdict(list)
-            for _, rule, *place in group:
-                found[rule].append(Found._make(place))
+            for _, rule, place in group:
+                found[rule].append(place)
             begin, end = int(bounds[owner]), int(bounds[owner + 1]) - 1
             yield first + owner, Text(texts[first + owner], view, begin, end, int(raw_starts[owner])), found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ from sftdata.cleaners._text import WINDOW_CHARS, Positions, is_unit
 
 SEPARATOR = "\uffff"
 """Between texts of a chunk: no character, so no pattern holds it; texts are told apart by their lengths, not by it."""
+
+SENTENCE_MARKS = "!?。…\n" + SEPARATOR
+"""What ends a sentence by itself."""
+
+AFTER_STOP = " .\n\"')" + SEPARATOR
+"""What lets a full stop before it end one."""
 
 NO_SET = -1
 
@@ -170,7 +176,7 @@ def _lists(patterns: Sequence[str], holders: Iterable[tuple[str, ...]]) -> Lists
     return Lists(firsts, np.array([number for numbers in held.values() for number in numbers], dtype=np.int64))
 
 
-def _is_any(codes: Codes, chars: str) -> Flags:
+def _is_any(codes: NDArray[np.unsignedinteger[Any]], chars: str) -> Flags:
     """Return which codes are one of a few characters: a comparison for each is faster than a table look-up."""
     flags: Flags = codes == ord(chars[0])
     for char in chars[1:]:
@@ -180,12 +186,12 @@ def _is_any(codes: Codes, chars: str) -> Flags:
 
 def sentence_breaks(codes: Codes) -> Positions:
     """Return the marks after which a sentence may start, in order; the start and the end of the chunk are among them."""
-    stopped = np.flatnonzero(codes == ord("."))
-    following = codes[np.minimum(stopped + 1, len(codes) - 1)]
-    ends = _is_any(codes, "!?。…\n" + SEPARATOR)
-    ends[stopped[_is_any(following, " .\n\"')" + SEPARATOR)]] = True
-    ends[:1] = True
-    return np.append(np.flatnonzero(ends), len(codes))
+    low_bytes = codes.astype(np.uint8)  # a quarter of the memory to go through for what most characters are not
+    marks = np.flatnonzero(_is_any(low_bytes, "".join(chr(ord(mark) & 0xFF) for mark in SENTENCE_MARKS + ".")))
+    here, following = codes[marks], codes[np.minimum(marks + 1, len(codes) - 1)]
+    ending = _is_any(here, SENTENCE_MARKS) | ((here == ord(".")) & _is_any(following, AFTER_STOP))
+    breaks = np.append(marks[ending], len(codes))
+    return breaks if breaks[0] == 0 else np.append(0, breaks)
 
 
 def _certain_ends(codes: Codes, breaks: Positions) -> Positions:

@@ -61,7 +61,7 @@ class Text:
         """Return the raw offset of a folded one; the length of the folded text stands for the length of the raw one."""
         if position >= len(self.text):
             return len(self.raw)
-        return int(self._view.raw_offsets(self._begin + position)) - self._raw_begin
+        return self._view.raw_offset(self._begin + position) - self._raw_begin
 
     def raw_span(self, start: int, end: int) -> tuple[int, int]:
         """Return the raw span of a folded one that is not empty."""
