@@ -119,13 +119,15 @@ class Sieve:
         return early
 
     def _dense_enough(self, places: Places, codes: Codes, bounds: Positions) -> Flags:
-        density = self.density[places.rules]
-        dense: Flags = density == 0
-        if not dense.all():
-            keys = places.texts * len(self.density) + places.rules
-            _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-            num_units = np.diff(np.searchsorted(np.flatnonzero(is_unit(codes)), bounds)) + 1
-            dense |= counts[inverse] >= density * num_units[places.texts] / 1000
+        dense = np.ones(len(places.rules), dtype=np.bool_)
+        counted = np.flatnonzero(self.density[places.rules])
+        if len(counted):
+            keys = places.texts[counted] * len(self.density) + places.rules[counted]
+            keys, inverse, num_found = np.unique(keys, return_inverse=True, return_counts=True)
+            texts, rules = np.divmod(keys, len(self.density))
+            spans = zip(bounds[texts].tolist(), bounds[texts + 1].tolist(), strict=True)
+            num_units = np.array([np.count_nonzero(is_unit(codes[begin:end])) + 1 for begin, end in spans])
+            dense[counted] = (num_found >= self.density[rules] * num_units / 1000)[inverse]
         return dense
 
     def _beside(self, places: Places, bounds: Positions, matches: Positions) -> Flags:
