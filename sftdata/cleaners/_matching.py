@@ -6,7 +6,6 @@ A text that holds no phrase and no anchor of any rule costs its share of a table
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sftdata.cleaners._fold import Table, fold, fold_table, variants_of
-from sftdata.cleaners._places import SEPARATOR, Sieve, sieve_of
+from sftdata.cleaners._places import SEPARATOR, Places, Sieve, sieve_of
 from sftdata.cleaners._rules import Pack, Request, Rule
 from sftdata.cleaners._text import Positions, Text
 
@@ -37,17 +36,9 @@ class Hit(NamedTuple):
     end: int
 
 
-class Found(NamedTuple):
-    """A phrase or anchor in a folded text, and the sentence round it."""
-
-    start: int
-    end: int
-    begin: int
-    """Of the sentence, with the mark before it."""
-    stop: int
-    before: int
-    """Where the sentence before that one starts."""
-
+Found = tuple[int, int, int, int, int]
+"""A phrase or anchor in a folded text: start, end, begin of the sentence round it (with the mark before it), its end, and
+begin of the sentence before that one. Plain tuples, since a hostile text has one for every word."""
 
 FoundByRule = dict[int, list[Found]]
 
@@ -90,14 +81,19 @@ class Matcher:
         places = self.sieve.places(view.codes, bounds, matches)
         origins = bounds[places.texts]
         columns = (column - origins for column in (places.starts, places.ends, places.begins, places.stops, places.befores))
-        founds = map(Found._make, zip(*(column.tolist() for column in columns), strict=True))
-        rows = zip(places.texts.tolist(), places.rules.tolist(), founds, strict=True)
-        for owner, group in groupby(rows, itemgetter(0)):
-            found: FoundByRule = defaultdict(list)
-            for _, rule, place in group:
-                found[rule].append(place)
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        for owner, group in groupby(_groups(places), itemgetter(0)):
+            found = {rule: rows[begin:end] for _, rule, begin, end in group}
             begin, end = int(bounds[owner]), int(bounds[owner + 1]) - 1
             yield first + owner, Text(texts[first + owner], view, begin, end, int(raw_starts[owner])), found
+
+
+def _groups(places: Places) -> Iterator[tuple[int, int, int, int]]:
+    """Yield for the places of each text and rule: text, rule, first row, row behind the last."""
+    new = (places.texts[1:] != places.texts[:-1]) | (places.rules[1:] != places.rules[:-1])
+    firsts = np.flatnonzero(np.append(len(places.texts) > 0, new))
+    ends = np.append(firsts, len(places.texts))[1:]
+    yield from zip(places.texts[firsts].tolist(), places.rules[firsts].tolist(), firsts.tolist(), ends.tolist(), strict=True)
 
 
 def _chunks(raw_starts: Positions) -> Iterator[tuple[int, int]]:
@@ -112,8 +108,9 @@ def _chunks(raw_starts: Positions) -> Iterator[tuple[int, int]]:
 def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Found]) -> Iterator[tuple[int, int]]:
     """Yield the matches of a rule in the sentences round its anchors; one that comes again and held none is not tried."""
     without: set[str] = set()
+    at_start_only = rule.at_start_only
     for number, (begin, end) in enumerate(_joined_windows(found, rule.sentences > 1)):
-        if begin and rule.at_start_only:
+        if begin and at_start_only:
             return
         repetitive = number > REPETITIVE
         if repetitive and text[begin:end] in without:
@@ -129,9 +126,9 @@ def _regex_spans(rule: Rule, regex: re.Pattern[str], text: str, found: list[Foun
 
 def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]:
     """Yield the sentences round places, those that overlap by more than an end mark joined; `wide`: with the one before."""
-    begin, end = found[0].before if wide else found[0].begin, found[0].stop
-    for place in islice(found, 1, None):
-        start, stop = place.before if wide else place.begin, place.stop
+    places = ((before if wide else begin, stop) for _, _, begin, stop, before in found)
+    begin, end = next(places)
+    for start, stop in places:
         if start < end - 1 or start == begin:
             begin, end = min(begin, start), max(end, stop)
         else:
@@ -143,7 +140,7 @@ def _joined_windows(found: list[Found], wide: bool) -> Iterator[tuple[int, int]]
 def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     """Return the places where a rule fires: all where they are counted or cut out, otherwise the first."""
     if rule.where == "prefix":
-        found = [place for place in found if place.start < text.prefix_end]
+        found = [place for place in found if place[0] < text.prefix_end]
         if not found:
             return []
     if rule.kind == "lexicon" and len(found) < rule.density * text.num_units / 1000:
@@ -151,7 +148,7 @@ def _hits_of(rule: Rule, text: Text, found: list[Found]) -> list[Hit]:
     if rule.regex is not None:
         spans = _regex_spans(rule, rule.regex, text.text, found)
     else:
-        spans = iter([(place.start, place.end) for place in found])
+        spans = ((start, end) for start, end, *_ in found)
     accepted = (Hit(rule, *text.raw_span(*span)) for span in spans if text.accepts(rule, *span))
     if rule.kind != "lexicon":
         return list(accepted) if rule.action == "strip_sentence" else list(islice(accepted, 1))
