@@ -32,14 +32,13 @@ _PAIRS = (
 )  # fmt: skip
 """Names of fields that hold what is asked and what is answered."""
 _TEXTS = ("text", "content", "body", "story", "article", "document", "message", "正文", "内容", "文本")
+_DATABASES = (".db", ".sqlite", ".sqlite3")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _NOT_TEXT = re.compile(r"(?:^|_)(?:id|url|uri|link|date|time|created_at|updated_at|hash|path|email|language)$", re.IGNORECASE)
 
 
 NO_TEXT = "no field with text was found: choose a format and take the # away"
-TOOLS = (
-    "records with tools: chatml has no place for them; name a tokenizer whose own template has (tokenizer: {path: FOLDER, "
-    "chat_template: tokenizer_default}) and take the # away"
-)
+TOOLS = "records with tools, for which chatml has no place: name a tokenizer with its own chat_template, and take the # away"
 
 
 @dataclass
@@ -142,6 +141,8 @@ def _sniff(group: _Group, root: Path) -> Iterator[SniffedSource]:
         given = {**options, "table": table} if table else options
         ingest: str | dict[str, Any] = {group.format: given} if given else group.format
         formatter = _formatter(records, names)
+        if lacking := [name for name in names if _num_with(name, records) < len(records)]:
+            seen.append(f"some of the first {len(records)} records have no {', '.join(lacking)}")
         obstacle = NO_TEXT if formatter is None else TOOLS if any(map(_has_tools, records)) else ""
         yield SniffedSource(_as_name(table or stem), paths, ingest, formatter, seen + notes, obstacle)
 
@@ -149,7 +150,7 @@ def _sniff(group: _Group, root: Path) -> Iterator[SniffedSource]:
 def _encoding(group: _Group) -> tuple[dict[str, Any], str]:
     """Return the options that an encoding which the ingestor would not find by itself needs, and the note about it."""
     options = registry.option_fields(registry.find_step("ingestor", group.format))
-    if "encoding" not in options:  # pages say it themselves, each its own
+    if "encoding" not in options or bare_suffix(group.files[0].name) in _DATABASES:  # pages and databases say it themselves
         return {}, ""
     try:
         found = detect_encoding(group.files[0])
@@ -182,8 +183,11 @@ def _paths(group: _Group, root: Path) -> list[str]:
 
 
 def _formatter(records: Sequence[dict[str, Any]], names: Sequence[str]) -> str | dict[str, Any] | None:
-    """Return the formatter for records like these: a known shape, a pair of telling names, or the field with most text."""
-    present = [name for name in names if all(record.get(name) is not None for record in records)]
+    """Return the formatter for records like these: a known shape, a pair of telling names, or the field with most text.
+
+    What one of the records lacks is a field all the same, if most have it: the others will be in the quarantine.
+    """
+    present = [name for name in names if _num_with(name, records) > len(records) / 2]
     for step, choices, options in LADDER:
         for wanted in choices:
             if set(wanted) <= set(present):
@@ -193,14 +197,19 @@ def _formatter(records: Sequence[dict[str, Any]], names: Sequence[str]) -> str |
     for asked, answered in _PAIRS:
         if asked in lower and answered in lower:
             return {"source_target": {"source": lower[asked], "target": lower[answered], "chat": True}}
+    texts = {name: [record[name] for record in records if record.get(name) is not None] for name in present}
     lengths = {
-        name: sum(len(record[name]) for record in records)
-        for name in present
-        if all(isinstance(record[name], str) for record in records) and not _NOT_TEXT.search(name)
+        name: sum(map(len, values))
+        for name, values in texts.items()
+        if all(isinstance(value, str) for value in values) and not _NOT_TEXT.search(name) and not all(map(_DATE.match, values))
     }
     known = [name for name in lengths if name.lower() in _TEXTS]
     best = max(known or lengths, key=lengths.__getitem__, default=None)
     return None if best is None or not lengths[best] else {"text": {"text": best}}
+
+
+def _num_with(name: str, records: Sequence[dict[str, Any]]) -> int:
+    return sum(record.get(name) is not None for record in records)
 
 
 def _has_tools(record: dict[str, Any]) -> bool:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
 import io
-import lzma
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from sftdata.archives import DAMAGE, is_archive, member_names, open_member
+from sftdata.decompressing import DamageLastReader, damage, decompress
 from sftdata.errors import DamagedInputError, DataError
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
@@ -25,8 +22,6 @@ MAX_EXPANSION = 200
 EXPANSION_GRACE = 64 << 20
 """… once it has given this many bytes."""
 BUFFER = 1 << 20
-ZSTD_INPUT = 1024
-"""Compressed bytes handed to zstd at a time: they give at most 32 MiB."""
 
 
 class Piece(NamedTuple):
@@ -76,7 +71,7 @@ class InputFile:
                 raw = stack.enter_context(cast(AbstractContextManager[IO[bytes]], opened))
             except DAMAGE as error:
                 raise _unreadable(self.place, error) from error
-            yield cast(BinaryIO, io.BufferedReader(_Checked(raw, self), BUFFER))
+            yield cast(BinaryIO, DamageLastReader(_Checked(raw, self), BUFFER))
 
     @property
     def place(self) -> str:
@@ -101,8 +96,8 @@ class _Checked(io.RawIOBase):
         suffix = Path(file.member or file.path).suffix.lower()
         self._compressed = suffix in COMPRESSED or file.member is not None
         self._size = file.path.stat().st_size if file.member else None
-        self._stream = _decompress(raw, suffix)
-        self._errors: tuple[type[Exception], ...] = (OSError, *_damage(suffix), *(DAMAGE if file.member else ()))
+        self._stream = decompress(raw, suffix)
+        self._errors: tuple[type[Exception], ...] = (OSError, *damage(suffix), *(DAMAGE if file.member else ()))
 
     def readable(self) -> bool:
         """Return True: the file is only ever read."""
@@ -143,58 +138,6 @@ def _unreadable(place: str, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{place}: cannot be read: {error.strerror}")
     return DamagedInputError(f"{place}: cannot be read: damaged or cut off ({error})")
-
-
-def _decompress(raw: IO[bytes], suffix: str) -> Any:
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw)
-    if suffix == ".xz":
-        return lzma.LZMAFile(raw)
-    if suffix == ".bz2":
-        return bz2.BZ2File(raw)
-    if suffix == ".zst":
-        return _Zstd(raw)
-    return raw
-
-
-def _damage(suffix: str) -> tuple[type[Exception], ...]:
-    """Return what reading a damaged file of this ending raises, besides OSErrors without a number."""
-    if suffix == ".zst":
-        import zstandard
-
-        return (EOFError, zstandard.ZstdError)
-    return (EOFError, zlib.error, lzma.LZMAError)
-
-
-class _Zstd:
-    """The decompressed bytes of zstd frames. zstandard's own reader takes a file that is cut off for a whole one."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        import zstandard
-
-        self._raw = raw
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._frame: Any = None
-        self._input = b""
-        self._output = memoryview(b"")
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with up to its length of bytes; 0 at the end."""
-        while not self._output:
-            self._input = self._input or self._raw.read(ZSTD_INPUT)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside a frame")
-                return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._output = memoryview(self._frame.decompress(self._input))
-            self._input = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._output))
-        buffer[:count] = self._output[:count]
-        self._output = self._output[count:]
-        return count
 
 
 def bare_suffix(name: str) -> str:

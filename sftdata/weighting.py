@@ -36,6 +36,10 @@ class Target:
     asked: Fraction
 
 
+MAX_COPIES = 65_000
+"""Copies of one row: the plan numbers them in two bytes."""
+
+
 def targets(asks: Sequence[Ask], sizes: Sequence[int], *, budget: int | None, stop: str, unit: str) -> list[Target]:
     """Return how much of each source is trained.
 
@@ -68,6 +72,9 @@ def targets(asks: Sequence[Ask], sizes: Sequence[int], *, budget: int | None, st
         amounts = {place: min(amount, caps.get(place, amount)) for place, amount in ideal.items()}
     whole = sum([*ideal.values(), *fixed.values()], Fraction(0)) or Fraction(1)
     asked, amounts = {**ideal, **fixed}, {**amounts, **fixed}
+    for place, ask in enumerate(asks):
+        if amounts[place] > MAX_COPIES * sizes[place]:
+            raise DataError(f"mix: source {ask.name!r} would be trained more than {MAX_COPIES:,} times; give it max_epochs")
     return [Target(amounts[place], asked[place] / whole) for place in range(len(asks))]
 
 

@@ -131,7 +131,7 @@ def test_server_is_never_written_to_and_its_refusals_are_one_line(
 ) -> None:
     url = request.getfixturevalue(server)
     writing = "SELECT setval('counter', 5)" if server == "postgresql_url" else "DELETE FROM posts"
-    with pytest.raises(DataError, match=r"cannot be read: .*(read-only|READ ONLY)"):
+    with pytest.raises((DataError, RecipeError), match=r"cannot be read: .*(read-only|READ ONLY)|only reads"):
         read(url, tmp_path, query=writing)
     with pytest.raises(DataError, match="no table 'post'; did you mean 'posts'"):
         read(url, tmp_path, table="post")
@@ -251,3 +251,26 @@ def test_query_needs_a_live_database_and_stands_alone(tmp_path: Path) -> None:
         list(sql(InputFile(tmp_path / "a.sql", "a.sql"), query="SELECT 1"))
     with pytest.raises(RecipeError, match="query: stands alone"):
         read("sqlite:///x", tmp_path, query="SELECT 1", table="t")
+
+
+TWO_STATEMENTS = "with t as (select 1 a) select a from t; attach '{0}' as z"
+
+
+@pytest.mark.parametrize("query", ["vacuum into '{0}'", "attach '{0}' as z", "pragma user_version", TWO_STATEMENTS])
+def test_queries_of_a_sqlite_file_write_nothing_anywhere(tmp_path: Path, query: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "l.db")) as database:
+        database.execute("create table t(a)")
+        database.commit()
+    written = tmp_path / "written.db"
+    with pytest.raises((DataError, RecipeError)) as caught:
+        read(f"sqlite:///{tmp_path}/l.db", tmp_path, query=query.format(written))
+    assert "\n" not in str(caught.value) and not written.exists()
+
+
+def test_text_of_a_sqlite_file_that_is_not_utf_8_is_one_line_with_a_cure(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "l.db")) as database:
+        database.execute("create table t(a text)")
+        database.execute("insert into t values (cast(x'ff41' as text))")
+        database.commit()
+    with pytest.raises(DataError, match=r"a text that is not UTF-8: b'\\xffA'; given as a path, only its row is bad"):
+        read(f"sqlite:///{tmp_path}/l.db", tmp_path)

@@ -90,6 +90,17 @@ def test_sources_that_chatml_cannot_write_are_comments_that_say_so(tmp_path: Pat
     done = init(raw, out=tmp_path / "recipe.yaml")
     assert [(source.name, bool(source.obstacle)) for source in done.sources] == [("with", True), ("without", False)]
     text = done.recipe.read_text(encoding="utf-8")
-    assert "#   - name: with\n" in text and "chat_template: tokenizer_default" in text
+    assert "#   - name: with\n" in text and "take the # away" in text
     built = sftdata.build(done.recipe, out=tmp_path / "out", overrides=["clean=[]"])
     assert built.manifest["counts"]["tokenize"]["kept"] == 3
+
+
+def test_a_null_or_a_date_does_not_change_what_the_text_is(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Ask {number}", "output": None if number == 7 else f"Answer {number}"} for number in range(40)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    dated = [{"text": None if number == 3 else "Dawn.", "d": "2026-11-21T10:00:00 and more"} for number in range(20)]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dated), encoding="utf-8")
+    sources = {source.name: source for source in init(tmp_path, out=tmp_path / "r.yaml").sources}
+    assert sources["asked"].format == {"instruction": {"instruction": "instruction", "output": "output"}}
+    assert sources["dated"].format == "text"
+    assert "have no output" in sources["asked"].notes[-1]

@@ -319,3 +319,28 @@ def test_two_files_that_would_share_their_ids_are_refused(tmp_path):
         pytest.skip("this file system takes no names that are not UTF-8")
     with pytest.raises(DataError, match="same name in ids"):
         list_files([tmp_path], SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_all_bytes_before_the_damage_are_read_in_blocks_of_any_size(tmp_path, suffix):
+    whole = COMPRESS[suffix](b"".join(b"%d line\n" % number for number in range(20_000)))
+    file = input_file(tmp_path / f"a.jsonl{suffix}", whole[:-6])
+    given = []
+    for size in (1 << 10, 1 << 17, 1 << 20):
+        num_bytes = 0
+        with pytest.raises(DataError, match="damaged or cut off"), file.open() as stream:
+            while data := stream.read(size):
+                num_bytes += len(data)
+        given.append(num_bytes)
+    assert len(set(given)) == 1 and (given[0] > 100_000 or suffix == ".bz2")
+
+
+def test_rows_of_csv_before_the_damage_are_read_and_a_cut_row_is_not(tmp_path):
+    from sftdata.ingestors.csv import csv_
+
+    text = "n,text\n" + "".join(f"{number},row {number} of the file\n" for number in range(5000))
+    rows = []
+    with pytest.raises(DataError, match="damaged or cut off"):
+        for row in csv_(input_file(tmp_path / "a.csv.gz", gzip.compress(text.encode())[:-20])):
+            rows.append(row.fields)
+    assert len(rows) > 4900 and rows == [{"n": str(n), "text": f"row {n} of the file"} for n in range(len(rows))]

@@ -143,3 +143,8 @@ def test_copies_have_keys_and_places_of_their_own():
     assert len(np.unique(mixed.keys)) == 120
     first, second, _ = (mixed.order[bucket].tolist() for bucket in np.split(np.arange(120), [40, 80]))
     assert sorted(first) == sorted(second) and first != second
+
+
+def test_more_copies_than_the_plan_can_number_are_refused():
+    with pytest.raises(DataError, match="source 'few' would be trained more than 65,000 times; give it max_epochs"):
+        amounts([Ask("few", epochs=70_000.0), Ask("many", weight=1.0)], [5, 500])

@@ -46,6 +46,8 @@ def _chosen(place: str, batch: pa.RecordBatch, columns: list[str] | None) -> pa.
         raise DataError(f"{place}: has two columns {double!r}")
     if columns is None:
         return batch
+    if not columns or len(set(columns)) < len(columns):
+        raise DataError(f"{place}: columns: {columns}; name the columns to keep, each once")
     unknown = next((name for name in columns if name not in names), None)
     if unknown is not None:
         raise DataError(f"{place}: no column {unknown!r}{suggest(unknown, names)}")

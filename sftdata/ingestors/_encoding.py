@@ -9,10 +9,11 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import BinaryIO
 
-from sftdata.errors import RecipeError
+from sftdata.errors import DamagedInputError, RecipeError
 from sftdata.sources import InputFile
 
 BLOCK = 1 << 17
@@ -132,7 +133,7 @@ def detect_encoding(file: InputFile) -> str:
 
 def _is_strict(file: InputFile, encoding: str) -> bool:
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    with file.open() as stream:
+    with file.open() as stream, suppress(DamagedInputError):  # what comes before the damage says which encoding it is
         try:
             while block := stream.read(BLOCK):
                 decoder.decode(block)
@@ -144,7 +145,7 @@ def _is_strict(file: InputFile, encoding: str) -> bool:
 
 def _is_mostly_utf8(file: InputFile) -> bool:
     num_valid = num_broken = 0
-    with file.open() as stream:
+    with file.open() as stream, suppress(DamagedInputError):
         for text in decode_stream(stream, "utf-8"):
             counts = count_sequences(text)
             num_valid, num_broken = num_valid + counts[0], num_broken + counts[1]

@@ -33,6 +33,10 @@ _DRIVERS = {
 }
 ADDRESSES = tuple(f"{name}{mark}" for name in (*_DRIVERS, "sqlite") for mark in ("+", "://"))
 """How the URLs of databases begin: with the kind, or with kind and driver."""
+_SELECT = re.compile(r"[\s(]*(?:select|with|values|table)\b", re.IGNORECASE)
+_INTO_FILE = re.compile(r"\binto\s+(?:outfile|dumpfile)\b", re.IGNORECASE)
+_WRITING = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
+"""What a file that is opened for reading alone does not refuse by itself."""
 _COLON = re.compile(r"(?<![:\w\\]):(?=\w)")
 """What SQLAlchemy takes for the beginning of a parameter's name."""
 _PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
@@ -113,12 +117,27 @@ def _options(url: Any) -> dict[str, Any]:
     """Return how to open a database so that it is read as it is at one moment and never written."""
     if url.get_backend_name() == "sqlite":
         path = Path(url.database).absolute()
-        return {"creator": lambda: sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)}
+        return {"creator": lambda: _open_sqlite(path)}
     options: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
     if url.get_backend_name() == "postgresql":
         arguments = {"connect_timeout": _CONNECT_SECONDS} if "connect_timeout" not in url.query else {}
         return {**options, "execution_options": {"postgresql_readonly": True}, "connect_args": arguments}
     return {**options, "connect_args": {"init_command": "SET SESSION TRANSACTION READ ONLY"}}
+
+
+def _open_sqlite(path: Path) -> sqlite3.Connection:
+    """Open a file so that no statement writes, to it or to any other."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action in _WRITING else sqlite3.SQLITE_OK)
+
+    def text(data: bytes) -> str:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: a text that is not UTF-8: {data[:40]!r}; given as a path, only its row is bad") from error
+
+    connection.text_factory = text
+    return connection
 
 
 def _keep_dates_as_text(connection: Any) -> None:
@@ -138,10 +157,12 @@ def _tables(connection: Any, asked: Asked, shown: str) -> Iterator[Table]:
     import sqlalchemy
 
     if asked.query is not None:
+        if not _SELECT.match(asked.query) or _INTO_FILE.search(asked.query):
+            raise RecipeError("query: only reads: write SELECT ..., WITH ... or VALUES ...")
         with connection.execute(sqlalchemy.text(_COLON.sub(r"\\:", asked.query.strip().rstrip(";")))) as result:
             names = list(result.keys()) if result.returns_rows else []
             if not names:
-                raise RecipeError("query: gives no columns")
+                raise RecipeError("query: gives no columns; write SELECT ...")
             double = next((name for name in names if names.count(name) > 1), None)
             if double is not None:
                 raise RecipeError(f"query: gives two columns {double!r}; name one of them with AS")

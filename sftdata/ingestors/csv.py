@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
-from sftdata.errors import DataError, RecipeError
+from sftdata.errors import DamagedInputError, DataError, RecipeError
 from sftdata.ingestors import _csv_pieces
 from sftdata.ingestors._csv_rows import BrokenRow, Row, RowScan, Run, split_fields
 from sftdata.ingestors._encoding import (
@@ -89,11 +89,27 @@ def csv_(
     found = found or sniff(file, delimiter=delimiter, encoding=encoding, header=header, columns=columns)
     layout = _Layout(found["columns"], found["delimiter"], found["encoding"])
     with file.open() as stream:
-        text = decode_stream(stream, layout.encoding, begins=file.piece is None)
+        damage: list[DamagedInputError] = []
+        text = _until_damage(decode_stream(stream, layout.encoding, begins=file.piece is None), damage)
         scan = RowScan(text, layout.delimiter, num_lines=piece.first_line)
         if header and not file.piece:
             next(scan.rows())
         yield from _records(scan.runs(len(layout.names)), layout, piece.first_record)
+    if damage:
+        raise damage[0]
+
+
+def _until_damage(pieces: Iterator[str], damage: list[DamagedInputError]) -> Iterator[str]:
+    """Yield a text up to the last line end before its file is damaged, and put the error into `damage`."""
+    held = ""
+    try:
+        for piece in pieces:
+            yield held
+            held = piece
+    except DamagedInputError as error:
+        damage.append(error)
+        held = held[: held.rfind("\n") + 1]
+    yield held
 
 
 def _delimiter(file: InputFile, delimiter: str | None, codec: str) -> str:
