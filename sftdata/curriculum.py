@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ from sftdata.entries import DOCUMENTS_FILE, TOKENIZED_FILE
 from sftdata.errors import DataError
 from sftdata.record_json import parse
 from sftdata.tables import read_batches
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def read_values(
@@ -46,6 +49,8 @@ def read_values(
 def _number(value: Any) -> float:
     """Return a value as a number, NaN where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):  # float() takes more: "1_000", " 12 "
         return math.nan
     try:
         return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from build_support import needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftdata import mixing
+from sftdata import curriculum, mixing
 from sftdata.packing import Original, pack_as_original, report_packing
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=80)
@@ -123,3 +124,13 @@ def test_sorted_and_spliced_real_lengths_equal_the_published_class():
         assert digest([mixed.order[row].tolist() for row in rows]) == case["groups_sha256"]
         assert digest([int(fed[row].sum()) for row in rows]) == case["lengths_sha256"]
         assert report.fill == pytest.approx(case["fill_ratio"], abs=1e-6)
+
+
+@pytest.mark.parametrize("text, number", [("1.5", 1.5), ("-2e3", -2000.0), (".5", 0.5), ("7", 7.0)])
+def test_texts_that_are_numbers_order_a_curriculum(text, number):
+    assert curriculum._number(text) == number
+
+
+@pytest.mark.parametrize("text", ["1_000", " 12 ", "nan", "inf", "", "1e", "٣", True, None])
+def test_what_python_alone_takes_for_a_number_does_not(text):
+    assert math.isnan(curriculum._number(text))
