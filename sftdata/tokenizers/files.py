@@ -71,7 +71,8 @@ def locate(path: str, folder: Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:
-        raise TokenizerError(f"tokenizer {path!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise TokenizerError(f"tokenizer {path!r} cannot be fetched: {why}") from error
 
 
 def read(path: Path) -> TokenizerFiles:
